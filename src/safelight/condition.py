@@ -5,7 +5,7 @@ K extra channels, h w latent height and width, H W pixels, T image-prompt tokens
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,8 +49,8 @@ class Condition:
 
     context: Tensor  # (B, L, D) text tokens for attention
     vector: Tensor | None = None  # (B, V) pooled text; for SDXL with the size embedding
-    concat: Tensor | None = None  # (B, K, h, w) extra channels: mask and masked latents, depth, ...
-    level: Tensor | None = None  # (B,) int64 noise level of the low-resolution picture (x4 upscaler)
+    concat: Tensor | None = None  # (B, K, h, w) extra channels: mask and masked latents, depth
+    level: Tensor | None = None  # (B,) int64 noise level of the small picture (x4 upscaler)
     controls: tuple[Control, ...] = ()
     image_prompts: tuple[ImagePrompt, ...] = ()
     intervention: Intervention = Intervention()
@@ -113,16 +113,17 @@ def to(
 
 
 def _each(condition: Condition, change: Callable[[Tensor], Tensor]) -> Condition:
-    tensors = {
-        f.name: change(value)
-        for f in fields(condition)
-        if isinstance(value := getattr(condition, f.name), Tensor)
-    }
+    def changed(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else change(tensor)
+
     return replace(
         condition,
+        context=change(condition.context),
+        vector=changed(condition.vector),
+        concat=changed(condition.concat),
+        level=changed(condition.level),
         controls=tuple(replace(c, image=change(c.image)) for c in condition.controls),
         image_prompts=tuple(replace(p, tokens=change(p.tokens)) for p in condition.image_prompts),
-        **tensors,
     )
 
 

@@ -1,0 +1,113 @@
+"""The command `safelight`: one verb a file, each imported only when it is asked for."""
+
+import importlib
+import os
+import sys
+from difflib import get_close_matches
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from safelight.errors import SafelightError
+
+VERBS: dict[str, str] = {
+    "generate": "Draw pictures from a text.",
+    "grid": "Vary any settings into a labelled contact sheet.",
+    "replay": "Draw a picture again from the recipe it carries, and compare.",
+    "prompt": "Show how a prompt is read: tokens, chunks, weights, schedule.",
+    "inspect": "Say what a weights file or a picture is and holds.",
+    "convert": "Write a model in another file layout or type.",
+    "models": "List the models on this machine.",
+    "download": "Fetch a model: the only command that uses the network.",
+}
+
+
+class Verbs(TyperGroup):
+    """Commands that are imported on use, so that `--help` stays quick."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return list(VERBS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
+        return command(cmd_name) if cmd_name in VERBS else None
+
+
+def command(name: str) -> TyperCommand:
+    """The command of one verb, made from the typed function of the same name in its module."""
+    function = getattr(importlib.import_module(f"safelight.cli.{name}"), name)
+    verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
+    verbs.command(name=name, short_help=VERBS[name])(function)
+    made = typer.main.get_command(verbs)
+    assert isinstance(made, TyperCommand)
+    return made
+
+
+def version(asked: bool) -> None:
+    if asked:
+        from safelight import __version__
+
+        typer.echo(f"safelight {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Verbs, add_completion=False, rich_markup_mode=None)
+
+
+@app.callback()
+def safelight(
+    version: bool = typer.Option(
+        False, "--version", callback=version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None:
+    """Stable Diffusion that people can trust: same recipe, same picture; nothing silently ignored;
+    no network unless you say `download`."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; the process ends with 0, 1 (failure), 2 (wrong input), 130 (Ctrl-C)."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of one command line. Errors are one line on stderr, never a traceback."""
+    if os.environ.get("SAFELIGHT_DEBUG"):
+        return _invoke(argv)
+    try:
+        return _invoke(argv)
+    except typer.TyperException as error:
+        return _usage(error, argv)
+    except SafelightError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except MemoryError:
+        return _fail("out of memory; try a smaller --size, --batch 1 or --dtype bf16", 1)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        return _fail(f"unexpected {text} (set SAFELIGHT_DEBUG=1 to see where)", 1)
+
+
+def _usage(error: typer.TyperException, argv: list[str]) -> int:
+    verb = next((a for a in argv if not a.startswith("-")), "")
+    if verb and verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(VERBS)}"
+        return _fail(f"there is no command {verb!r}{hint}", 2)
+    where = f"safelight {verb} --help" if verb else "safelight --help"
+    return _fail(f"{error.format_message().rstrip('.')} (see {where})", 2)
+
+
+def _invoke(argv: list[str]) -> int:
+    if not argv:
+        argv = ["--help"]
+    code = typer.main.get_command(app).main(argv, prog_name="safelight", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"error: {printable}", file=sys.stderr)
+    return code
