@@ -51,6 +51,7 @@ class Condition:
     vector: Tensor | None = None  # (B, V) pooled text; for SDXL with the size embedding
     concat: Tensor | None = None  # (B, K, h, w) extra channels: mask and masked latents, depth
     level: Tensor | None = None  # (B,) int64 noise level of the small picture (x4 upscaler)
+    guidance: Tensor | None = None  # (B,) scale told to a guidance-distilled network (LCM)
     controls: tuple[Control, ...] = ()
     image_prompts: tuple[ImagePrompt, ...] = ()
     intervention: Intervention = Intervention()
@@ -73,6 +74,7 @@ def stack(conditions: Sequence[Condition]) -> Condition:
         vector=_cat([c.vector for c in conditions]),
         concat=_cat([c.concat for c in conditions]),
         level=_cat([c.level for c in conditions]),
+        guidance=_cat([c.guidance for c in conditions]),
         controls=tuple(
             replace(control, image=torch.cat([c.controls[i].image for c in conditions]))
             for i, control in enumerate(first.controls)
@@ -122,6 +124,7 @@ def _each(condition: Condition, change: Callable[[Tensor], Tensor]) -> Condition
         vector=changed(condition.vector),
         concat=changed(condition.concat),
         level=changed(condition.level),
+        guidance=changed(condition.guidance),
         controls=tuple(replace(c, image=change(c.image)) for c in condition.controls),
         image_prompts=tuple(replace(p, tokens=change(p.tokens)) for p in condition.image_prompts),
     )
@@ -135,7 +138,7 @@ def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
 def _signature(condition: Condition) -> tuple[object, ...]:
     shapes = tuple(
         None if (t := getattr(condition, name)) is None else t.shape[1:]
-        for name in ("context", "vector", "concat", "level")
+        for name in ("context", "vector", "concat", "level", "guidance")
     )
     controls = tuple((c.net, c.scale, c.image.shape[1:]) for c in condition.controls)
     prompts = tuple((p.adapter, p.scale, p.tokens.shape[1:]) for p in condition.image_prompts)

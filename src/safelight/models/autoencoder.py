@@ -1,0 +1,375 @@
+"""The KL autoencoder of latent diffusion, and the codec that gives its latents unit size.
+
+Rombach et al. 2022 (arXiv:2112.10752), section 3.1. Names are those of Diffusers' `AutoencoderKL`.
+
+Shapes: B batch, H W pixels, h w latents (H = factor * h), C latent channels, K channels of a map.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from safelight.errors import RequestError
+from safelight.models.attention import attend
+from safelight.models.layers import Conv2d, Downsample, GroupNorm, Linear, ResBlock, Upsample
+from safelight.models.tiling import Bands, Tiling, by_bands, by_tiles
+
+_EPS = 1e-6  # of every group norm here; the U-Net's are 1e-5
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The shape of a KL autoencoder: one level for each width, each half the size of the last."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    layers: int = 2  # residual blocks a level; the decoder has one more
+    groups: int = 32
+    mid_attention: bool = True
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+
+    @property
+    def factor(self) -> int:
+        """Pixels in a latent's width."""
+        return 1 << (len(self.widths) - 1)
+
+    def build(self) -> "Autoencoder":
+        return Autoencoder(self)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the encoder says of a picture's latents: independent normals."""
+
+    mean: Tensor  # (B, C, h, w)
+    logvar: Tensor  # (B, C, h, w) in [-30, 20]; -inf where the latents are certain
+
+    @classmethod
+    def from_moments(cls, moments: Tensor) -> "Posterior":
+        """Read from an encoder's output (B, 2 C, h, w), in float32."""
+        mean, logvar = moments.float().chunk(2, dim=1)
+        # An overflow must be seen in every sample; the clamp would turn infinity into a large 20.
+        seen = torch.where(logvar.isfinite(), logvar.clamp(-30.0, 20.0), math.nan)
+        return cls(mean, seen)
+
+    def mode(self) -> Tensor:
+        """The most probable latents: (B, C, h, w)."""
+        return self.mean
+
+    def sample(self, noise: Tensor | torch.Generator) -> Tensor:
+        """Latents drawn with the given unit normals, or with normals from a generator."""
+        if isinstance(noise, torch.Generator):
+            noise = torch.randn(self.mean.shape, generator=noise, device=noise.device)
+        return self.mean + torch.exp(0.5 * self.logvar) * noise.to(self.mean)
+
+    def kl(self) -> Tensor:
+        """Divergence from unit normals, in nats a picture: (B,)."""
+        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
+        return 0.5 * terms.sum(dim=(1, 2, 3))
+
+    def rescaled(self, scale: float, shift: float) -> "Posterior":
+        """The posterior of (latents - shift) * scale."""
+        return Posterior((self.mean - shift) * scale, self.logvar + 2.0 * math.log(scale))
+
+
+class Autoencoder(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1] to raw latents (B, C, h, w) and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.latent_channels
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = Conv2d(2 * channels, 2 * channels, 1) if config.quant_conv else None
+        self.post_quant_conv = Conv2d(channels, channels, 1) if config.post_quant_conv else None
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and log variance of the latents, side by side: (B, 2 C, h, w)."""
+        moments = self.encoder(images)
+        return moments if self.quant_conv is None else self.quant_conv(moments)
+
+    def posterior(self, moments: Tensor) -> Posterior:
+        """The moments read as distributions."""
+        return Posterior.from_moments(moments)
+
+    def encode(self, images: Tensor) -> Posterior:
+        """The distribution of a picture's raw latents."""
+        return self.posterior(self.moments(images))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) of raw latents, not clamped."""
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
+        """Reconstructions and posteriors, for training; without noise, of the modes."""
+        posterior = self.encode(images)
+        latents = posterior.mode() if noise is None else posterior.sample(noise)
+        return self.decode(latents), posterior
+
+
+class Encoder(nn.Module):
+    """(B, 3, H, W) -> (B, 2 C, h, w)."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(before, width, config, last=i == len(widths) - 1)
+            for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
+        )
+        self.mid_block = MidBlock(widths[-1], config)
+        self.conv_norm_out = GroupNorm(config.groups, widths[-1], _EPS)
+        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.down_blocks:
+            x = block(x)
+        x = self.mid_block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class Decoder(nn.Module):
+    """(B, C, h, w) -> (B, 3, H, W)."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.mid_block = MidBlock(widths[0], config)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(before, width, config, last=i == len(widths) - 1)
+            for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
+        )
+        self.conv_norm_out = GroupNorm(config.groups, widths[-1], _EPS)
+        self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(x))
+        for block in self.up_blocks:
+            x = block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+class DownBlock(nn.Module):
+    """One level of the encoder: residual blocks, then, but for the last level, half the size."""
+
+    def __init__(self, before: int, width: int, config: AutoencoderConfig, *, last: bool) -> None:
+        super().__init__()
+        self.resnets = _resnets(before, width, config.layers, config)
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(width, asymmetric=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in (*self.resnets, *self.downsamplers):
+            x = module(x)
+        return x
+
+
+class UpBlock(nn.Module):
+    """One level of the decoder: residual blocks, then, but for the last level, twice the size."""
+
+    def __init__(self, before: int, width: int, config: AutoencoderConfig, *, last: bool) -> None:
+        super().__init__()
+        self.resnets = _resnets(before, width, config.layers + 1, config)
+        self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in (*self.resnets, *self.upsamplers):
+            x = module(x)
+        return x
+
+
+class MidBlock(nn.Module):
+    """Residual block, attention over the whole map, residual block. (B, K, h, w) -> same."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, width: int, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.resnets = _resnets(width, width, 2, config)
+        self.attentions = nn.ModuleList(
+            [SpatialAttention(width, config.groups)] if config.mid_attention else []
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in (self.resnets[0], *self.attentions, self.resnets[1]):
+            x = module(x)
+        return x
+
+
+class SpatialAttention(nn.Module):
+    """Every place of a map attends to all places, with one head. (B, K, h, w) -> same."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.group_norm = GroupNorm(groups, width, _EPS)
+        self.to_q = Linear(width, width)
+        self.to_k = Linear(width, width)
+        self.to_v = Linear(width, width)
+        # A list of one, as in files, where a dropout stood second.
+        self.to_out = nn.ModuleList([Linear(width, width)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.flatten(self.group_norm(x), 2).transpose(1, 2)  # (B, h w, K)
+        y = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), heads=1)
+        out: Tensor = self.to_out[0](y)
+        return x + out.transpose(1, 2).reshape(x.shape)
+
+
+def _resnets(before: int, width: int, count: int, config: AutoencoderConfig) -> nn.ModuleList:
+    return nn.ModuleList(
+        ResBlock(before if i == 0 else width, width, groups=config.groups, eps=_EPS)
+        for i in range(count)
+    )
+
+
+# -- codec -----------------------------------------------------------------------------------------
+
+
+class Coder(Protocol):
+    """An autoencoder: what `Codec` needs of one."""
+
+    def moments(self, images: Tensor) -> Tensor: ...
+    def posterior(self, moments: Tensor) -> Posterior: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+class CoderConfig(Protocol):
+    """The shape of an autoencoder: what `CodecConfig` needs of one."""
+
+    @property
+    def factor(self) -> int: ...
+    @property
+    def latent_channels(self) -> int: ...
+    def build(self) -> Coder: ...
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """An autoencoder's shape, and the numbers that give its latents unit size.
+
+    latents = (raw latents - shift) * scale.
+    """
+
+    autoencoder: CoderConfig
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def factor(self) -> int:
+        return self.autoencoder.factor
+
+    @property
+    def channels(self) -> int:
+        return self.autoencoder.latent_channels
+
+    def build(self) -> "Codec":
+        """A codec with weights at random; under `torch.device("meta")`, with none."""
+        return Codec(self.autoencoder.build(), self)
+
+
+KL_F8_SD = CodecConfig(AutoencoderConfig(), scale=0.18215)
+KL_F8_SDXL = CodecConfig(AutoencoderConfig(), scale=0.13025)
+KL_F4 = CodecConfig(AutoencoderConfig(widths=(128, 256, 512)), scale=0.08333)
+KL_F8_SD3 = CodecConfig(
+    AutoencoderConfig(latent_channels=16, quant_conv=False, post_quant_conv=False),
+    scale=1.5305,
+    shift=0.0609,
+)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Pictures to the latents that a backbone works on, and back.
+
+    Takes any floating-point type, computes in that of the weights and returns float32.
+    """
+
+    autoencoder: Coder
+    config: CodecConfig
+
+    @property
+    def factor(self) -> int:
+        """Pixels in a latent's width."""
+        return self.config.factor
+
+    @property
+    def channels(self) -> int:
+        return self.config.channels
+
+    @property
+    def scale(self) -> float:
+        return self.config.scale
+
+    @property
+    def shift(self) -> float:
+        return self.config.shift
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights, in which the work is done."""
+        return next(self.autoencoder.parameters()).dtype
+
+    def encode(self, images: Tensor, *, tile: Tiling | None = None) -> Posterior:
+        """The distribution of the latents of pictures (B, 3, H, W) in [-1, 1].
+
+        Raises RequestError if H or W is not a multiple of the factor.
+        """
+        for name, size in (("height", images.shape[2]), ("width", images.shape[3])):
+            _check_size(name, size, self.factor)
+        moments = self._run(self.autoencoder.moments, images, tile, zoom_in=self.factor, zoom_out=1)
+        return self.autoencoder.posterior(moments).rescaled(self.scale, self.shift)
+
+    def decode(self, latents: Tensor, *, tile: Tiling | None = None) -> Tensor:
+        """Pictures (B, 3, H, W), not clamped to [-1, 1], of latents (B, C, h, w).
+
+        Raises RequestError if C is not the codec's.
+        """
+        if latents.shape[1] != self.channels:
+            raise RequestError(
+                f"this autoencoder's latents have {self.channels} channels; got "
+                f"{latents.shape[1]}. Use the autoencoder of the model that drew them."
+            )
+        raw = latents.float() / self.scale + self.shift
+        return self._run(self.autoencoder.decode, raw, tile, zoom_in=1, zoom_out=self.factor)
+
+    def _run(
+        self,
+        function: Callable[[Tensor], Tensor],
+        x: Tensor,
+        tile: Tiling | None,
+        *,
+        zoom_in: int,
+        zoom_out: int,
+    ) -> Tensor:
+        x = x.to(self.dtype)
+        if tile is None:
+            return function(x).float()
+        if isinstance(tile, Bands):
+            return by_bands(function, x, tile).float()
+        return by_tiles(function, x, tile, zoom_in=zoom_in, zoom_out=zoom_out)
+
+
+def _check_size(name: str, size: int, factor: int) -> None:
+    if size >= factor and size % factor == 0:
+        return
+    below = size // factor * factor
+    nearest = f"The nearest are {below} and {below + factor}." if below else f"Use {factor}."
+    raise RequestError(f"{name} must be a multiple of {factor}; got {size}. {nearest}")

@@ -1,0 +1,146 @@
+"""The U-Net as a `Network`: a condition becomes the tensors that the U-Net takes.
+
+Shapes: B batch, C latent channels, K extra channels, h w latent height and width, N tokens of the
+middle.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from safelight.condition import Condition, expand
+from safelight.errors import RequestError
+from safelight.models.attention import Attention, ImageTokens
+from safelight.models.unet import UNet, UNetConfig, covers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """Latents, time and condition -> the U-Net's prediction, in float32 whatever its own type.
+
+    The extra channels of the condition follow the latents: for inpainting latents 4, mask 1, masked
+    picture 4. A condition for one picture serves all of a batch.
+    Raises RequestError if the condition was made for another network.
+    """
+
+    unet: UNet
+    checkpointing: bool = False  # training: recompute activations in the backward pass
+
+    def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, h, w), time (B,) or one for all -> (B, C, h, w)."""
+        return self._ask(self.unet, x, time, condition).float()
+
+    def with_attention(
+        self, x: Tensor, time: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction, and the map (B, heads, N, N) of the middle's first self-attention.
+
+        For self-attention guidance (Hong et al. 2023, arXiv:2210.00939). The N tokens are rows of
+        the latent, h and w each halved and rounded up once for every level but the first.
+        """
+        if not self.unet.config.mid_depth:
+            raise RequestError(
+                "self-attention guidance needs attention in the middle of the U-Net, which this "
+                "one was built without; choose another guidance or model"
+            )
+        output, weights = self._ask(self.unet.with_attention, x, time, condition)
+        return output.float(), weights
+
+    def _ask(self, network: Callable[..., T], x: Tensor, time: Tensor, condition: Condition) -> T:
+        condition = expand(condition, x.shape[0])
+        check(self.unet, x, condition)
+        dtype = self.unet.dtype
+        if condition.concat is not None:
+            x = torch.cat([x, condition.concat.to(x.dtype)], dim=1)
+        return network(
+            x.to(dtype),
+            time,
+            condition.context.to(dtype),
+            None if condition.vector is None else condition.vector.to(dtype),
+            level=condition.level,
+            guidance_scale=condition.guidance,
+            images=tuple(
+                ImageTokens(p.adapter, p.tokens.to(dtype), p.scale) for p in condition.image_prompts
+            ),
+            identity_attention=condition.intervention.identity_attention,
+            freeu=condition.intervention.freeu,
+            checkpointing=self.checkpointing,
+        )
+
+
+def check(unet: UNet, x: Tensor, condition: Condition) -> None:
+    """Raise RequestError, with both numbers, if these are not what the U-Net takes."""
+    config = unet.config
+    _check_channels(config, x, condition)
+    _check_widths(config, condition)
+    for name in condition.intervention.identity_attention:
+        if not any(covers(name, module) for module in unet.self_attentions()):
+            raise RequestError(
+                f"no self-attention of this U-Net is called {name!r}; "
+                f"choose from {', '.join(unet.self_attentions()) or 'none: it has no attention'}"
+            )
+    if condition.image_prompts:
+        _check_adapters(unet, condition)
+    for control in condition.controls:
+        raise RequestError(
+            f"no control network called {control.net!r} is attached to this model; attach it first"
+        )
+
+
+def _check_channels(config: UNetConfig, x: Tensor, condition: Condition) -> None:
+    concat = condition.concat
+    extra = 0 if concat is None else concat.shape[1]
+    if x.shape[1] + extra != config.in_channels:
+        raise RequestError(
+            f"this U-Net takes {config.in_channels} channels; got {x.shape[1]} of latents and "
+            f"{extra} of extra condition (mask, masked picture, depth, ...)"
+        )
+    if concat is not None and concat.shape[2:] != x.shape[2:]:
+        raise RequestError(
+            f"the extra condition is {_size(concat)} and the latents are {_size(x)}; "
+            "resize the condition to the latents"
+        )
+
+
+def _check_widths(config: UNetConfig, condition: Condition) -> None:
+    if condition.context.shape[-1] != config.context_width:
+        raise RequestError(
+            f"this U-Net takes text tokens of width {config.context_width}; "
+            f"got {condition.context.shape[-1]}, from the text encoder of another family"
+        )
+    vector = None if condition.vector is None else condition.vector.shape[-1]
+    if vector != config.vector_width:
+        raise RequestError(
+            f"this U-Net takes a vector (pooled text and sizes) of width {config.vector_width}; "
+            f"got {vector}, made for another family"
+        )
+    if config.noise_levels is None and condition.level is not None:
+        raise RequestError("a noise level was given, but this U-Net takes none; leave it out")
+    if config.noise_levels is not None and condition.level is None:
+        raise RequestError(
+            f"this U-Net must be told the picture's noise level, 0 to {config.noise_levels - 1}"
+        )
+
+
+def _check_adapters(unet: UNet, condition: Condition) -> None:
+    attached = {
+        name
+        for module in unet.modules()
+        if isinstance(module, Attention)
+        for name in module.branches
+    }
+    for prompt in condition.image_prompts:
+        if prompt.adapter not in attached:
+            raise RequestError(
+                f"no image-prompt adapter called {prompt.adapter!r} is attached to this model "
+                f"(attached: {', '.join(sorted(attached)) or 'none'}); attach it first"
+            )
+
+
+def _size(x: Tensor) -> str:
+    return f"{x.shape[-1]}x{x.shape[-2]}"

@@ -1,0 +1,258 @@
+"""The layers that every network here is built of.
+
+Shapes: B batch, N tokens, C channels, h w height and width.
+
+Two rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
+
+- Casting: a layer casts its input to the type of its weight. So a network runs in the type of its
+  weights, and may mix them (norms in float32, the rest in bfloat16). Under autocast, torch decides.
+- Deltas: `Linear` and `Conv2d` have a slot `deltas`, an `nn.ModuleDict` of modules that see the
+  layer's input and whose output is added to its own (LoRA and its kin). An empty slot adds no keys
+  to the state dict.
+
+None keeps a buffer, so a network built under `torch.device("meta")` is complete once its weights
+are assigned.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def cast_like(x: Tensor, weight: Tensor) -> Tensor:
+    """The input of a layer in the type of its weight; unchanged under autocast."""
+    if x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(weight.dtype)
+
+
+class Linear(nn.Linear):
+    """torch's Linear with a slot for deltas. (..., in) -> (..., out)."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.deltas = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = cast_like(x, self.weight)
+        return _with_deltas(F.linear(x, self.weight, self.bias), x, self.deltas)
+
+
+class Conv2d(nn.Conv2d):
+    """torch's Conv2d with a slot for deltas. (B, C_in, h, w) -> (B, C_out, h', w')."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
+        )
+        self.deltas = nn.ModuleDict()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = cast_like(x, self.weight)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return _with_deltas(y, x, self.deltas)
+
+
+def _with_deltas(y: Tensor, x: Tensor, deltas: nn.ModuleDict) -> Tensor:
+    for delta in deltas.values():
+        # Deltas are often kept in float32; the layer's own type must not change with them.
+        y = y + delta(x).to(y.dtype)
+    return y
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's GroupNorm under the casting rule; keeps the memory format. (B, C, ...)."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, groups: int, channels: int, eps: float) -> None:
+        super().__init__(groups, channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = cast_like(x, self.weight)
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's LayerNorm over the last dimension, under the casting rule. (..., C)."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
+        super().__init__(width, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = cast_like(x, self.weight)
+        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+def timestep_embedding(time: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoids of a time that need not be whole: (...) -> (..., width), float32.
+
+    Cosines fill the first half and sines the second; frequency i is max_period ** (-i / half).
+    Always float32: at t = 1000, bfloat16 would round the phase by several radians.
+    An odd width ends in a zero. Ho et al. 2020 (arXiv:2006.11239), in Stable Diffusion's order.
+    """
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=time.device)
+    # In this order the frequencies have the very bits that the published networks were trained on.
+    frequencies = torch.exp(-math.log(max_period) * steps / half)
+    phase = time.to(torch.float32)[..., None] * frequencies  # (..., half)
+    embedding = torch.cat([phase.cos(), phase.sin()], dim=-1)
+    return F.pad(embedding, (0, width % 2))
+
+
+def guidance_embedding(guidance_scale: Tensor, width: int) -> Tensor:
+    """What a guidance-distilled network is told of the scale: (B,) -> (B, width), float32.
+
+    Sinusoids of 1000 * (scale - 1); unlike those of the time, sines come first and the last
+    frequency is exactly 1 / 10000. Luo et al. 2023 (LCM, arXiv:2310.04378).
+    """
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=guidance_scale.device)
+    frequencies = torch.exp(-math.log(10_000.0) / (half - 1) * steps)
+    phase = 1000.0 * (guidance_scale.to(torch.float32) - 1.0)[..., None] * frequencies
+    embedding = torch.cat([phase.sin(), phase.cos()], dim=-1)
+    return F.pad(embedding, (0, width % 2))
+
+
+class TimeEmbedding(nn.Module):
+    """Linear, SiLU, Linear: sinusoids or a vector -> the embedding that every block adds.
+
+    (B, in) -> (B, out). With `guidance_width`, a projection of the guidance embedding (B, G) is
+    added to the input first.
+    """
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, in_width: int, out_width: int, guidance_width: int | None = None) -> None:
+        super().__init__()
+        self.linear_1 = Linear(in_width, out_width)
+        self.linear_2 = Linear(out_width, out_width)
+        self.cond_proj = None
+        if guidance_width is not None:
+            self.cond_proj = Linear(guidance_width, in_width, bias=False)
+
+    def forward(self, x: Tensor, guidance: Tensor | None = None) -> Tensor:
+        if self.cond_proj is not None and guidance is not None:
+            x = x + self.cond_proj(guidance)
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, conv, (+ time), norm, SiLU, conv, + shortcut.
+
+    (B, C_in, h, w) -> (B, C_out, h, w). `embedding` is (B, T), already through SiLU; blocks built
+    with time_width None (autoencoders) take none.
+    """
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        time_width: int | None = None,
+        groups: int = 32,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, in_channels, eps)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = None if time_width is None else Linear(time_width, out_channels)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None
+        if in_channels != out_channels:
+            self.conv_shortcut = Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        if self.time_emb_proj is not None:
+            assert embedding is not None, "this block was built to be told the time"
+            y = y + self.time_emb_proj(embedding)[:, :, None, None]
+        y = self.conv2(F.silu(self.norm2(y)))
+        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward (GEGLU): value times the exact GELU of the gate. (B, N, C) -> same.
+
+    Shazeer 2020 (arXiv:2002.05202). The value is the first half of the projection.
+    """
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, width: int, factor: int = 4) -> None:
+        super().__init__()
+        # The identity stands where training had a dropout, so that the names in files agree.
+        self.net = nn.Sequential(
+            Geglu(width, factor * width), nn.Identity(), Linear(factor * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.net(x)
+        return y
+
+
+class Geglu(nn.Module):
+    """One projection to value and gate: (..., in) -> (..., out)."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.proj = Linear(in_width, 2 * out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class Downsample(nn.Module):
+    """Half the size by a strided convolution. (B, C, h, w) -> (B, C, h', w').
+
+    U-Nets pad one pixel on every side (h' = ceil(h / 2)); the autoencoder's encoder was trained
+    with one row below and one column at the right only (`asymmetric`, h' = floor(h / 2)).
+    """
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, channels: int, *, asymmetric: bool = False) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour to twice the size, or to `size`, then a convolution."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
+        return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))
