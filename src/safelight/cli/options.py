@@ -1,0 +1,175 @@
+"""The settings of a drawing as command-line options: written once for every verb that draws."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from safelight.errors import RequestError
+
+Result = TypeVar("Result")
+
+PROMPT = "The words"
+DRAWING = "The drawing"
+MODEL = "The model"
+SEEDS = "Seeds and noise"
+GUIDANCE = "Guidance"
+SAMPLING = "Sampler details"
+XL = "SDXL's sizes"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option: where it goes in a request (dotted), its flags, its type and its meaning."""
+
+    field: str
+    flags: tuple[str, ...]
+    kind: Any
+    help: str
+    panel: str
+
+    @property
+    def parameter(self) -> str:
+        return self.field.replace(".", "__")
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("negative_prompt", ("--negative", "-n"), str, "What the picture should not show.", PROMPT),
+    Setting("dialect", ("--dialect",), str, "a1111 (default), comfy, compel or plain.", PROMPT),
+    Setting("emphasis", ("--emphasis",), str, "How weights act: original (default), no norm, ignore, none.", PROMPT),
+    Setting("clip_skip", ("--clip-skip",), int, "Take the text from the n-th last layer.", PROMPT),
+    Setting("comma_backtrack", ("--comma-backtrack",), int, "How far back a full chunk may end at a comma [20].", PROMPT),
+    Setting("steps", ("--steps", "-s"), int, "Sampling steps [20].", DRAWING),
+    Setting("sampler", ("--sampler",), str, "A1111's, ComfyUI's and Diffusers' names work [DPM++ 2M].", DRAWING),
+    Setting("schedule", ("--schedule",), str, "Spacing of the noise levels [the sampler's own].", DRAWING),
+    Setting("cfg_scale", ("--cfg",), float, "Guidance scale; 1 leaves the negative prompt out [7].", DRAWING),
+    Setting("size", ("--size",), str, "WIDTHxHEIGHT in pixels [the model's own].", DRAWING),
+    Setting("count", ("--count", "-c"), int, "How many pictures; each has the next seed [1].", DRAWING),
+    Setting("batch", ("--batch", "-b"), int, "Pictures computed at once [1].", DRAWING),
+    Setting("exact", ("--exact/--no-exact",), bool, "Same bits in any batch, computed apart [on in fp32 on the CPU].", DRAWING),
+    Setting("tile_vae", ("--tile-vae/--no-tile-vae",), bool, "Decode in bands, with less memory [only when large].", DRAWING),
+    Setting("model", ("--model", "-m"), str, "A .safetensors or .ckpt file, a Diffusers folder, or a name.", MODEL),
+    Setting("vae", ("--vae",), str, "Another autoencoder's file or folder.", MODEL),
+    Setting("ema", ("--ema/--no-ema",), bool, "Take the EMA weights of a file that has both.", MODEL),
+    Setting("prediction", ("--prediction",), str, "eps, v, x0, flow or edm [as the file says].", MODEL),
+    Setting("zero_terminal_snr", ("--zero-snr/--no-zero-snr",), bool, "Zero terminal SNR [as the file says].", MODEL),
+    Setting("dtype", ("--dtype",), str, "fp32, bf16 or fp16 [fp32 on the CPU, fp16 elsewhere].", MODEL),
+    Setting("device", ("--device",), str, "cpu, cuda, cuda:1, xpu or mps [the best there is].", MODEL),
+    Setting("seed", ("--seed",), int, "Seed of the first picture [random].", SEEDS),
+    Setting("subseed", ("--subseed",), int, "Seed of a variation [random].", SEEDS),
+    Setting("subseed_strength", ("--subseed-strength",), float, "How far towards the variation, 0 to 1.", SEEDS),
+    Setting("noise_source", ("--noise",), str, "cpu (default), or nv: as an NVIDIA GPU draws it.", SEEDS),
+    Setting("ensd", ("--ensd",), int, "Eta noise seed delta [0].", SEEDS),
+    Setting("start", ("--start",), str, "First noise as a1111 (default) or diffusers scales it.", SEEDS),
+    Setting("guidance.rescale", ("--rescale",), float, "Guidance rescale, 0 to 1.", GUIDANCE),
+    Setting("guidance.start", ("--guidance-start",), float, "Guide from this fraction of the steps.", GUIDANCE),
+    Setting("guidance.end", ("--guidance-end",), float, "Guide until this fraction of the steps.", GUIDANCE),
+    Setting("guidance.thresholding.mimic_scale", ("--mimic-scale",), float, "Dynamic thresholding to this scale's range.", GUIDANCE),
+    Setting("guidance.thresholding.percentile", ("--percentile",), float, "Dynamic thresholding's percentile, 0 to 1.", GUIDANCE),
+    Setting("guidance.apg.norm_threshold", ("--apg",), float, "Adaptive projected guidance with this norm.", GUIDANCE),
+    Setting("guidance.apg.eta", ("--apg-eta",), float, "APG: share of the parallel part.", GUIDANCE),
+    Setting("guidance.apg.momentum", ("--apg-momentum",), float, "APG: momentum.", GUIDANCE),
+    Setting("guidance.pag.scale", ("--pag",), float, "Perturbed-attention guidance scale.", GUIDANCE),
+    Setting("guidance.pag.layers", ("--pag-layers",), list[str], "Where: mid (default), up, down, or module names.", GUIDANCE),
+    Setting("guidance.sag.scale", ("--sag",), float, "Self-attention guidance scale.", GUIDANCE),
+    Setting("freeu", ("--freeu",), str, "FreeU's b1,b2,s1,s2, such as 1.5,1.6,0.9,0.2.", GUIDANCE),
+    Setting("sampler_options.eta", ("--eta",), float, "Share of fresh noise [the sampler's own].", SAMPLING),
+    Setting("sampler_options.s_churn", ("--s-churn",), float, "Noise added before steps.", SAMPLING),
+    Setting("sampler_options.s_tmin", ("--s-tmin",), float, "Lowest sigma at which to churn.", SAMPLING),
+    Setting("sampler_options.s_tmax", ("--s-tmax",), float, "Highest sigma at which to churn.", SAMPLING),
+    Setting("sampler_options.s_noise", ("--s-noise",), float, "Factor on every fresh noise.", SAMPLING),
+    Setting("sampler_options.order", ("--order",), int, "Order of a multistep method.", SAMPLING),
+    Setting("sizes.original", ("--original-size",), str, "WIDTHxHEIGHT told as the original size.", XL),
+    Setting("sizes.target", ("--target-size",), str, "WIDTHxHEIGHT told as the target size.", XL),
+    Setting("crop", ("--crop",), str, "LEFT,TOP told as the crop.", XL),
+)  # fmt: skip
+
+
+def takes_settings(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Give a verb, written with `**settings`, all the options of a drawing.
+
+    An option that is not given does not reach the verb.
+    """
+
+    def verb(**values: object) -> Result:
+        return function(**{name: value for name, value in values.items() if value is not None})
+
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    added = [
+        inspect.Parameter(
+            setting.parameter,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                setting.kind | None,
+                typer.Option(*setting.flags, help=setting.help, rich_help_panel=setting.panel),
+            ],
+        )
+        for setting in SETTINGS
+    ]
+    verb.__doc__ = function.__doc__
+    verb.__name__ = function.__name__
+    verb.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
+    return verb
+
+
+def request_mapping(settings: Mapping[str, object]) -> dict[str, object]:
+    """Option values by parameter name, as the nested mapping that `Request.parse` takes.
+
+    Raises RequestError for a size, crop or FreeU text that cannot be read.
+    """
+    mapping: dict[str, object] = {}
+    for name, value in settings.items():
+        if value is None or value == []:
+            continue
+        match name:
+            case "size":
+                mapping["width"], mapping["height"] = size(str(value), "--size")
+            case "sizes__original" | "sizes__target":
+                _put(
+                    mapping,
+                    name.split("__"),
+                    size(str(value), name.replace("sizes__", "--") + "-size"),
+                )
+            case "crop":
+                left, top = _numbers(str(value), "--crop", 2)
+                _put(mapping, ["sizes", "crop_left"], int(left))
+                _put(mapping, ["sizes", "crop_top"], int(top))
+            case "freeu":
+                factors = _numbers(str(value), "--freeu", 4)
+                gains = dict(zip(("b1", "b2", "s1", "s2"), factors, strict=True))
+                _put(mapping, ["guidance", "freeu"], gains)
+            case _:
+                _put(mapping, name.split("__"), value)
+    return mapping
+
+
+def size(text: str, option: str) -> tuple[int, int]:
+    """(width, height) of a text such as 512x768. Raises RequestError for another text."""
+    found = re.fullmatch(r"\s*(\d{1,6})\s*[xX×,:]\s*(\d{1,6})\s*", text)
+    if found is None:
+        raise RequestError(f"{option} must be WIDTHxHEIGHT, such as 512x768; got {text!r}.")
+    return int(found[1]), int(found[2])
+
+
+def _numbers(text: str, option: str, count: int) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise RequestError(f"{option} must be {count} numbers with commas between; got {text!r}.")
+    return numbers
+
+
+def _put(mapping: dict[str, object], path: list[str], value: object) -> None:
+    for name in path[:-1]:
+        inner = mapping.setdefault(name, {})
+        assert isinstance(inner, dict)
+        mapping = inner
+    mapping[path[-1]] = value

@@ -1,0 +1,205 @@
+"""One request made ready: noise levels, first noise and the denoiser that the sampler will follow.
+
+Shapes: B pictures, C latent channels, h w latent height and width, N steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from safelight.condition import Condition
+from safelight.diffusion.denoiser import Denoise, Denoiser
+from safelight.diffusion.noise import Noise
+from safelight.diffusion.process import Process, start
+from safelight.diffusion.samplers import SamplerInfo, Step, resolve_sampler
+from safelight.diffusion.schedules import resolve_schedule, without_penultimate
+from safelight.engines.sentinel import Sentinel
+from safelight.engines.watched import Watched
+from safelight.errors import RequestError
+from safelight.model import Model
+from safelight.tasks.request import Request
+from safelight.tasks.steering import needs_negative, rule_of, steered, timeline
+from safelight.tasks.wording import Wording, encoded, read
+
+# Diffusers scales the first noise to unit variance in these, whatever the schedule
+UNIT_IN_DIFFUSERS = (
+    "ddim",
+    "ddpm",
+    "plms",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_2s",
+    "dpmpp_2m_sde",
+    "uni_pc",
+    "uni_pc_bh2",
+    "deis",
+    "lcm",
+    "tcd",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the sampling loop needs, for the pictures of one batch."""
+
+    sampler: SamplerInfo
+    schedule: str
+    sigmas: Tensor  # (N + 1,) float64, descending
+    x: Tensor  # (B, C, h, w) float32
+    noise: Noise
+    denoise: Denoise
+    options: dict[str, object]
+    wording: Wording
+    sentinel: Sentinel
+
+    def steps(self) -> Iterator[Step]:
+        """The sampler's steps, one after another; the sentinel is told their number."""
+        run = self.sampler.run(self.denoise, self.x, self.sigmas, self.noise, **self.options)
+        self.sentinel.step = 1
+        for number, step in enumerate(run, start=1):
+            yield step
+            self.sentinel.step = number + 1
+        self.sentinel.step = None
+
+
+def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
+    """The plan of pictures that differ in nothing but their seeds.
+
+    `requests` are settled single ones (see `settle`). Raises RequestError where settings and
+    model do not fit.
+    """
+    request = requests[0]
+    sampler = resolve_sampler(request.sampler)
+    schedule, sigmas = levels(model.process, request, sampler)
+    calls = (len(sigmas) - 1) * sampler.calls_per_step
+    noise = first_noise(model, requests)
+    wording = read(request, steps=len(sigmas) - 1, calls_per_step=sampler.calls_per_step)
+    return Plan(
+        sampler=sampler,
+        schedule=schedule,
+        sigmas=sigmas,
+        x=start(noise(), sigmas, model.process.prediction, _start_rule(request, sampler, schedule)),
+        noise=noise,
+        denoise=denoiser_of(model, request, wording, sigmas, calls, sentinel),
+        options=_options(sampler, request, model.process),
+        wording=wording,
+        sentinel=sentinel,
+    )
+
+
+def levels(process: Process, request: Request, sampler: SamplerInfo) -> tuple[str, Tensor]:
+    """The name of the schedule that a request comes to, and its noise levels (N + 1,)."""
+    automatic = request.schedule == "automatic"
+    schedule = resolve_schedule(sampler.default_schedule if automatic else request.schedule)
+
+    def spacing(steps: int) -> Tensor:
+        return schedule(process, steps)
+
+    planned = without_penultimate(spacing) if sampler.discard_penultimate else spacing
+    return schedule.name, planned(request.steps)
+
+
+def first_noise(model: Model, requests: Sequence[Request]) -> Noise:
+    """The noise of a batch, one generator a picture, on the model's device."""
+    request = requests[0]
+    assert request.width is not None and request.height is not None
+    factor = model.codec.factor
+    varied = request.subseed is not None and request.subseed_strength > 0
+    return Noise(
+        [_concrete(r.seed) for r in requests],
+        (model.codec.channels, request.height // factor, request.width // factor),
+        source=request.noise_source,
+        subseeds=[_concrete(r.subseed) for r in requests] if varied else None,
+        subseed_strength=request.subseed_strength,
+        eta_seed_delta=request.ensd,
+        device=model.device,
+    )
+
+
+def denoiser_of(
+    model: Model,
+    request: Request,
+    wording: Wording,
+    sigmas: Tensor,
+    calls: int,
+    sentinel: Sentinel,
+) -> Denoise:
+    """The guided denoiser of a request, changing from call to call if its prompt does."""
+    denoiser = Denoiser(Watched(model.network, sentinel), model.process)
+    rule = rule_of(request.guidance, model.process.prediction)
+    scale, distilled = request.cfg_scale, model.family.backbone.guidance_width is not None
+    weights = [part.weight for part in wording.positive.parts]
+    negated = not distilled and needs_negative(scale, weights)
+    conditions = encoded(model, request, wording, negated=negated, sentinel=sentinel)
+
+    def build(at: tuple[int, ...]) -> Denoise:
+        texts = [part.switches[i].text for part, i in zip(wording.positive.parts, at, strict=False)]
+        positive = [
+            (_told(conditions.positive[text], request, model, scale if distilled else None), weight)
+            for text, weight in zip(texts, weights, strict=True)
+        ]
+        negative = None
+        if negated:
+            text = wording.negative.parts[0].switches[at[-1]].text
+            negative = _told(conditions.negative[text], request, model, None)
+        return steered(
+            denoiser,
+            positive,
+            negative,
+            1.0 if distilled else scale,
+            request.guidance,
+            rule=rule,
+            sigmas=sigmas,
+        )
+
+    parts = [*wording.positive.parts, *(wording.negative.parts if negated else ())]
+    return timeline([[switch.last for switch in part.switches] for part in parts], build)
+
+
+def _told(
+    condition: Condition, request: Request, model: Model, distilled_scale: float | None
+) -> Condition:
+    """The condition with what the family wants besides text."""
+    from dataclasses import replace
+
+    if distilled_scale is not None:
+        condition = replace(condition, guidance=torch.tensor([distilled_scale]).to(model.device))
+    if model.family.extra_channels:
+        condition = replace(condition, concat=whole_picture(model, request))
+    return condition
+
+
+def whole_picture(model: Model, request: Request) -> Tensor:
+    """What an inpainting model is given when all is to be painted: mask 1, an empty picture.
+
+    (1, 1 + C, h, w): the mask, then the latents of a grey picture, as when the whole of a picture
+    is masked out. Raises RequestError for models that cannot draw from text alone.
+    """
+    if model.family.task != "inpaint":
+        raise RequestError(
+            f"{model.family.label} draws from a picture, not from text alone; "
+            "give a text-to-image or inpainting model."
+        )
+    assert request.width is not None and request.height is not None
+    grey = torch.zeros(1, 3, request.height, request.width, device=model.device)
+    latents = model.codec.encode(grey).mode()
+    return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
+
+
+def _start_rule(request: Request, sampler: SamplerInfo, schedule: str) -> str:
+    if request.start == "a1111":
+        return sampler.start
+    unit = sampler.name in UNIT_IN_DIFFUSERS or schedule.startswith("leading")
+    return "unit" if unit else "sigma"
+
+
+def _options(sampler: SamplerInfo, request: Request, process: Process) -> dict[str, object]:
+    options: dict[str, object] = dict(sampler.checked(request.sampler_options.given()))
+    return {**options, "process": process} if sampler.takes_process else options
+
+
+def _concrete(seed: int | None) -> int:
+    assert seed is not None and seed >= 0
+    return seed
