@@ -4,8 +4,10 @@ Shapes: B pictures, C channels, h w height and width.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -112,7 +114,7 @@ class Basis:
 
     def __init__(self, recorded: Recorder) -> None:
         points = sorted({p for span in recorded.spans for p in span}, reverse=True)
-        self.pieces = list(zip(points, points[1:], strict=False))
+        self.pieces = list(pairwise(points))
         self.draws = recorded.calls
         self.size = self.draws + len(self.pieces)
         self._next = 0
@@ -134,10 +136,7 @@ class Basis:
 
 def finish(steps: Iterator[Step]) -> Tensor:
     """The last x of a run."""
-    last = None
-    for last in steps:
-        pass
-    assert last is not None
+    (last,) = deque(steps, maxlen=1)
     return last.x
 
 

@@ -13,13 +13,13 @@ FLOORS: dict[str, int] = {
     "diffusion": 1,
     "models": 1,
     "text": 2,
-    "families": 3,
     "model": 3,
     "checkpoints": 4,
     "engines": 4,
     "tasks": 5,
     "cli": 6,
 }
+ONE_ROOM = {"families": "model"}  # two files side by side: what a model is, and one loaded
 ORACLES = {"diffusers", "transformers", "accelerate", "peft", "k_diffusion", "open_clip", "lycoris"}
 
 
@@ -34,7 +34,8 @@ def dotted(path: Path) -> str:
 
 def room(module: str) -> str:
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+    name = parts[1] if len(parts) > 1 else ""
+    return ONE_ROOM.get(name, name)
 
 
 def imports(path: Path) -> set[str]:

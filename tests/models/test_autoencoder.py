@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from models_tiny import distance, random, randomised
 
+from models_tiny import distance, random, randomised
 from safelight.errors import RequestError
 from safelight.models.autoencoder import (
     KL_F4,
@@ -232,6 +232,22 @@ def test_scale_and_shift_map_the_raw_latents(codec):
     torch.testing.assert_close(
         shifted.decode((latents - 0.5) * 2), codec.autoencoder.decode(latents)
     )
+
+
+@torch.no_grad()
+def test_scale_and_shift_of_every_channel_map_that_channel(codec):
+    scales, shifts = (0.5, 2.0, 1.0, 0.1), (0.0, -1.0, 3.0, 0.25)
+    each = Codec(codec.autoencoder, replace(codec.config, scale=scales, shift=shifts))
+    x, latents = images(codec, 2, 2), random(1, 4, 2, 2)
+    for channel, (scale, shift) in enumerate(zip(scales, shifts, strict=True)):
+        one = Codec(codec.autoencoder, replace(codec.config, scale=scale, shift=shift))
+        ours, alone = each.encode(x), one.encode(x)
+        torch.testing.assert_close(ours.mean[:, channel], alone.mean[:, channel])
+        torch.testing.assert_close(ours.logvar[:, channel], alone.logvar[:, channel])
+    raw = torch.stack(
+        [latents[:, i] / scales[i] + shifts[i] for i in range(4)], dim=1
+    )  # (B, C, h, w)
+    torch.testing.assert_close(each.decode(latents), codec.autoencoder.decode(raw))
 
 
 @torch.no_grad()

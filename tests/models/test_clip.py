@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models_tiny import distance, random, randomised
 from torch import nn
 from transformers.models.clip import configuration_clip as configurations
 from transformers.models.clip import modeling_clip as oracles
 
+from models_tiny import distance, random, randomised
 from safelight.models.clip import (
     CLIP_L,
     CLIP_VISION_BIGG,
@@ -197,6 +197,25 @@ def test_a_token_does_not_see_those_after_it(text_pair):
     a, b = ours(IDS).final, ours(other).final
     torch.testing.assert_close(a[:, :40], b[:, :40])
     assert distance(a[:, 40:], b[:, 40:]) > 0.1
+
+
+@torch.no_grad()
+def test_hidden_tokens_are_hidden_as_by_the_attention_mask_of_the_reference(text_pair):
+    ours, theirs = text_pair
+    visible = torch.arange(77) <= torch.tensor([5, 76, 30, 1])[:, None]
+    visible[1, 20:40] = False
+    output = ours(IDS, visible=visible)
+    reference = theirs(IDS, attention_mask=visible.long())
+    assert distance(output.final, reference.last_hidden_state) <= TOLERANCE
+    assert distance(output.pooled, reference.text_embeds) <= TOLERANCE
+    assert distance(output.final, ours(IDS).final) > 0.01
+
+
+@torch.no_grad()
+def test_all_visible_is_the_same_as_no_mask(text_pair):
+    ours, _ = text_pair
+    shown = ours(IDS, visible=torch.ones(4, 77, dtype=torch.bool))
+    assert distance(shown.final, ours(IDS).final) <= TOLERANCE
 
 
 @torch.no_grad()

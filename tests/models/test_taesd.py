@@ -3,8 +3,8 @@
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from models_tiny import distance, random, randomised
 
+from models_tiny import distance, random, randomised
 from safelight.errors import RequestError
 from safelight.models.autoencoder import Codec, CodecConfig
 from safelight.models.taesd import TAESD, TAESD3, TAESDXL, TinyAutoencoderConfig

@@ -4,7 +4,7 @@ Shapes: B pictures, C latent channels, h w latent height and width, N steps.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from safelight.condition import Condition
 from safelight.diffusion.denoiser import Denoise, Denoiser
 from safelight.diffusion.noise import Noise
-from safelight.diffusion.process import Process, start
+from safelight.diffusion.process import Process, Start, start
 from safelight.diffusion.samplers import SamplerInfo, Step, resolve_sampler
 from safelight.diffusion.schedules import resolve_schedule, without_penultimate
 from safelight.engines.sentinel import Sentinel
@@ -72,10 +72,10 @@ def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
     """
     request = requests[0]
     sampler = resolve_sampler(request.sampler)
-    schedule, sigmas = levels(model.process, request, sampler)
+    schedule, sigmas = levels(model, request, sampler)
     calls = (len(sigmas) - 1) * sampler.calls_per_step
     noise = first_noise(model, requests)
-    wording = read(request, steps=len(sigmas) - 1, calls_per_step=sampler.calls_per_step)
+    wording = read(request, model, steps=len(sigmas) - 1, calls_per_step=sampler.calls_per_step)
     return Plan(
         sampler=sampler,
         schedule=schedule,
@@ -89,13 +89,18 @@ def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
     )
 
 
-def levels(process: Process, request: Request, sampler: SamplerInfo) -> tuple[str, Tensor]:
-    """The name of the schedule that a request comes to, and its noise levels (N + 1,)."""
+def levels(model: Model, request: Request, sampler: SamplerInfo) -> tuple[str, Tensor]:
+    """The name of the schedule that a request comes to, and its noise levels (N + 1,).
+
+    Align Your Steps has a table of its own for SDXL, which is taken there, as A1111 does.
+    """
     automatic = request.schedule == "automatic"
     schedule = resolve_schedule(sampler.default_schedule if automatic else request.schedule)
+    if schedule.name == "align_your_steps" and model.family.text.vector != "none":
+        schedule = resolve_schedule("align_your_steps_sdxl")
 
     def spacing(steps: int) -> Tensor:
-        return schedule(process, steps)
+        return schedule(model.process, steps)
 
     planned = without_penultimate(spacing) if sampler.discard_penultimate else spacing
     return schedule.name, planned(request.steps)
@@ -162,8 +167,6 @@ def _told(
     condition: Condition, request: Request, model: Model, distilled_scale: float | None
 ) -> Condition:
     """The condition with what the family wants besides text."""
-    from dataclasses import replace
-
     if distilled_scale is not None:
         condition = replace(condition, guidance=torch.tensor([distilled_scale]).to(model.device))
     if model.family.extra_channels:
@@ -188,7 +191,9 @@ def whole_picture(model: Model, request: Request) -> Tensor:
     return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
 
 
-def _start_rule(request: Request, sampler: SamplerInfo, schedule: str) -> str:
+def _start_rule(request: Request, sampler: SamplerInfo, schedule: str) -> Start:
+    if request.start in ("sigma", "unit"):
+        return request.start
     if request.start == "a1111":
         return sampler.start
     unit = sampler.name in UNIT_IN_DIFFUSERS or schedule.startswith("leading")

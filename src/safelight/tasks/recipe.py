@@ -130,8 +130,13 @@ class Recipe(Settings):
 
     def without_folders(self) -> Self:
         """The same recipe with bare file names: nobody learns where the files were kept."""
-        request = self.request.replace()
-        return self.replace(request=request)
+        request = self.request
+        shared = request.replace(
+            model=None if request.model is None else bare_name(request.model),
+            vae=None if request.vae is None else bare_name(request.vae),
+        )
+        files = tuple(file.replace(name=bare_name(file.name)) for file in self.files)
+        return self.replace(request=shared, files=files)
 
     def file(self, role: str) -> UsedFile | None:
         """The first file used in a role, such as "model"."""
@@ -173,10 +178,10 @@ def differences(a: Recipe, b: Recipe) -> list[Difference]:
 def explain(a: Recipe, b: Recipe) -> str:
     """The differences of two recipes in words, one a line; "identical" if there are none."""
     found = differences(a, b)
-    return "\n".join(_in_words(difference) for difference in found) or "identical"
+    return "\n".join(in_words(difference) for difference in found) or "identical"
 
 
-def _in_words(difference: Difference) -> str:
+def in_words(difference: Difference) -> str:
     field, a, b = difference
     room, _, name = field.partition(".")
     match room:

@@ -33,7 +33,7 @@ Dialect = Literal["a1111", "comfy", "compel", "plain"]
 Emphasis = Literal["original", "no norm", "ignore", "none", "comfy", "compel"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseSource = Literal["cpu", "nv"]
-Start = Literal["sigma", "unit"]
+Start = Literal["a1111", "diffusers", "sigma", "unit"]
 
 
 def _not_a_truth_value(value: object) -> object:
@@ -165,7 +165,6 @@ class Sag(Settings):
 
     place = "guidance.sag."
     scale: Annotated[float, Field(ge=-10, le=10), NUMBER] = 0.75
-    blur_sigma: Annotated[float, Field(gt=0, le=50), NUMBER] = 1.0
 
 
 class FreeU(Settings):
@@ -252,7 +251,9 @@ class Request(Settings):
     resize_from: tuple[Side, Side] | None = None  # the first noise of this size fills the centre
     ensd: Annotated[int, Field(ge=-(2**62), le=2**62), NUMBER] = 0  # eta noise seed delta
     noise_source: NoiseSource = "cpu"
-    start: Start | None = None  # rule for the first noise level; None: the sampler's own
+    # How the first noise is scaled: as the program does for this sampler, or by a rule of
+    # `diffusion.process.start` by its name
+    start: Start = "a1111"
 
     steps: Annotated[int, Field(ge=1, le=1000), NUMBER] = 20
     sampler: Name = "DPM++ 2M"

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 INK = (32, 32, 32)
 PAPER = (250, 250, 248)
 GAP = 8  # pixels between pictures
-MAX_SIDE = 16_000  # pixels; beyond it the cells are made smaller
+MAX_SIDE = 8000  # pixels; beyond it the cells are made smaller
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,30 @@
 
 Lu et al. 2022 (arXiv:2206.00927), algorithms 1 and 2 and appendix C; both as in k-diffusion.
 They use only the largest and the smallest positive level of `sigmas`. k-diffusion stops at the
-smallest; if sigmas end in 0, one more call here takes the rest of the noise off.
+smallest; if sigmas end in 0, one more call here takes the rest of the noise off. From pure noise
+(flow at t = 1) one Euler step goes to the second level first: no error can be estimated up there,
+and even steps in log sigma would be spent on noise.
 
 λ = -log sigma, h a step in it; slopes are estimates of the noise (see `step.slope`).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from safelight.diffusion.denoiser import Denoise
-from safelight.diffusion.samplers.step import Draws, Step, ancestral, at, levels, slope
+from safelight.diffusion.samplers.step import (
+    Draws,
+    Step,
+    ancestral,
+    at,
+    levels,
+    one_slope,
+    slope,
+    toward,
+)
 from safelight.errors import NonFiniteError
 
 # Where a step must be accepted whatever its error, so that a network that never looks smooth
@@ -37,6 +48,10 @@ def dpm_fast(
     Yields one `Step` for each group of up to three calls.
     """
     every = levels(sigmas)
+    if len(every) > 2 and one_slope(every[0], every[1]):
+        first = _descended(denoise, x, every)
+        yield first
+        x, every = first.x, every[1:]
     calls = len(every) - 1
     top, bottom = every[0], every[-1] if every[-1] > 0 else every[-2]
     if top > bottom:
@@ -77,6 +92,10 @@ def dpm_adaptive(
     number.
     """
     every = levels(sigmas)
+    if len(every) > 2 and one_slope(every[0], every[1]):
+        first = _descended(denoise, x, every)
+        yield first
+        x, every = first.x, every[1:]
     bottom = every[-1] if every[-1] > 0 else every[-2]
     sigma, h, reference = every[0], h_init, x
     exponent = 1 / (1.5 if eta else order)
@@ -103,6 +122,11 @@ def dpm_adaptive(
     if every[-1] == 0:
         denoised = denoise(x, at(bottom))
         yield Step(denoised, denoised, at(0.0))
+
+
+def _descended(denoise: Denoise, x: Tensor, every: Sequence[float]) -> Step:
+    denoised = denoise(x, at(every[0]))
+    return Step(toward(denoised, x, every[1] / every[0]), denoised, at(every[1]))
 
 
 def _orders(calls: int) -> list[int]:

@@ -19,6 +19,7 @@ from safelight.diffusion.samplers.step import (
     ancestral,
     at,
     levels,
+    one_slope,
     slope,
     steps,
     toward,
@@ -39,7 +40,7 @@ def dpm2(
 ) -> Iterator[Step]:
     """The slope half-way in log sigma serves for the whole step (a midpoint rule).
 
-    Second order, two calls a step; the step to 0 is Euler's.
+    Second order, two calls a step; the step to 0 is Euler's, and so is one from pure noise.
     """
     amount = s_churn / (len(sigmas) - 1)
     for sigma, lower in steps(sigmas):
@@ -151,8 +152,8 @@ def dpmpp_sde(
 
 
 def _midpoint(denoise: Denoise, x: Tensor, denoised: Tensor, sigma: float, lower: float) -> Tensor:
-    if lower == 0:
-        return denoised
+    if one_slope(sigma, lower):
+        return toward(denoised, x, lower / sigma)
     middle = math.sqrt(sigma * lower)
     probe = toward(denoised, x, middle / sigma)
     return x + (lower - sigma) * slope(probe, denoise(probe, at(middle)), middle)

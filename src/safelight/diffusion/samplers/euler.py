@@ -17,6 +17,7 @@ from safelight.diffusion.samplers.step import (
     ancestral,
     at,
     levels,
+    one_slope,
     slope,
     steps,
     toward,
@@ -62,7 +63,7 @@ def heun(
 ) -> Iterator[Step]:
     """Heun's method (Karras et al. 2022, algorithm 2): the mean of the slopes at both ends.
 
-    Second order, two calls a step; the step to 0 is Euler's, since there is no slope at 0.
+    Second order, two calls a step; the step to 0 is Euler's, and so is one from pure noise.
     """
     amount = s_churn / (len(sigmas) - 1)
     for sigma, lower in steps(sigmas):
@@ -98,13 +99,13 @@ def heunpp2(
         denoised = denoise(x, at(sigma))
         ahead = every[i + 1 : min(i + 3, last)]  # levels short of the final one
         weights = [level / ((len(ahead) + 1) * every[0]) for level in ahead]
-        total = (1 - sum(weights)) * slope(x, denoised, sigma)
+        here = slope(x, denoised, sigma)
         probe, probed, below = x, denoised, sigma
+        x = toward(denoised, x, lower / sigma)
         for level, weight in zip(ahead, weights, strict=True):
             probe = toward(probed, probe, level / below)
             probed, below = denoise(probe, at(level)), level
-            total = total + weight * slope(probe, probed, level)
-        x = x + (lower - sigma) * total
+            x = x + (lower - sigma) * weight * (slope(probe, probed, level) - here)
         yield Step(x, denoised, at(lower))
 
 
@@ -152,10 +153,10 @@ def ddpm(
 
 
 def heun_step(denoise: Denoise, x: Tensor, sigma: float, lower: float) -> tuple[Tensor, Tensor]:
-    """(x at lower, denoised at sigma) by one step of Heun's method, Euler's if lower is 0."""
+    """(x at lower, denoised at sigma) by one step of Heun's method, or Euler's: see `one_slope`."""
     denoised = denoise(x, at(sigma))
     guess = toward(denoised, x, lower / sigma)
-    if lower == 0:
+    if one_slope(sigma, lower):
         return guess, denoised
     ahead = slope(guess, denoise(guess, at(lower)), lower)
     return x + (lower - sigma) / 2 * (slope(x, denoised, sigma) + ahead), denoised

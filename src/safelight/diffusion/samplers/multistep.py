@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from safelight.diffusion.denoiser import Denoise
-from safelight.diffusion.samplers.step import Draws, Step, at, levels, slope, steps, toward
+from safelight.diffusion.samplers.step import (
+    Draws,
+    Step,
+    at,
+    levels,
+    one_slope,
+    slope,
+    steps,
+    toward,
+)
 
 # Adams-Bashforth weights of orders 1 to 4 for equal steps, newest slope first.
 ADAMS_BASHFORTH = (
@@ -29,7 +38,7 @@ def lms(
     """Linear multistep: Adams-Bashforth for unequal steps, exact for slopes polynomial in sigma.
 
     Orders 1 to 4, starting with 1 and rising by one a step. Also known as iPNDM_v (whose
-    published weights of orders 3 and 4 are these for equal steps only).
+    weights of order 3, as published in code, equal these for even steps only).
     """
     every = levels(sigmas)
     slopes: list[Tensor] = []
@@ -39,7 +48,8 @@ def lms(
         # In units of this step: 0 here, 1 at its end, earlier levels below 0.
         nodes = [(every[i - j] - sigma) / (lower - sigma) for j in range(len(slopes))]
         moments = [1 / (k + 1) for k in range(len(slopes))]
-        x = x + (lower - sigma) * _combined(matching_weights(nodes, moments), slopes)
+        x = toward(denoised, x, lower / sigma)
+        x = x + (lower - sigma) * _bend(matching_weights(nodes, moments), slopes)
         yield Step(x, denoised, at(lower))
 
 
@@ -48,19 +58,19 @@ def plms(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Draws) -> Iterator[
     """PLMS, the pseudo linear multistep method: equal-step weights on whatever steps there are.
 
     Liu et al. 2022 (PNDM, arXiv:2202.09778), eq. 12, with the two-call first step of CompVis'
-    PLMS and of Diffusers' PNDM with `skip_prk_steps`, so N steps make N + 1 calls. Second order.
+    PLMS and of Diffusers' PNDM with `skip_prk_steps` (unless it starts from pure noise), so N
+    steps make N + 1 calls. Second order.
     """
     slopes: list[Tensor] = []
     for i, (sigma, lower) in enumerate(steps(sigmas)):
         denoised = denoise(x, at(sigma))
         slopes = [slope(x, denoised, sigma), *slopes[:3]]
-        if i == 0 and lower > 0 and len(sigmas) > 2:
-            guess = toward(denoised, x, lower / sigma)
-            ahead = slope(guess, denoise(guess, at(lower)), lower)
-            combined = (slopes[0] + ahead) / 2
+        x = toward(denoised, x, lower / sigma)
+        if i == 0 and len(sigmas) > 2 and not one_slope(sigma, lower):
+            ahead = slope(x, denoise(x, at(lower)), lower)
+            x = x + (lower - sigma) * _bend((1 / 2, 1 / 2), (slopes[0], ahead))
         else:
-            combined = _combined(ADAMS_BASHFORTH[len(slopes) - 1], slopes)
-        x = x + (lower - sigma) * combined
+            x = x + (lower - sigma) * _bend(ADAMS_BASHFORTH[len(slopes) - 1], slopes)
         yield Step(x, denoised, at(lower))
 
 
@@ -76,11 +86,9 @@ def ipndm(
     for sigma, lower in steps(sigmas):
         denoised = denoise(x, at(sigma))
         slopes = [slope(x, denoised, sigma), *slopes[: order - 1]]
-        x = (
-            denoised
-            if lower == 0
-            else x + (lower - sigma) * _combined(ADAMS_BASHFORTH[len(slopes) - 1], slopes)
-        )
+        x = toward(denoised, x, lower / sigma)
+        if lower > 0:
+            x = x + (lower - sigma) * _bend(ADAMS_BASHFORTH[len(slopes) - 1], slopes)
         yield Step(x, denoised, at(lower))
 
 
@@ -107,8 +115,9 @@ def deis(
         h = math.log(sigma / lower)
         nodes = [math.log(sigma / every[i - j]) / h for j in range(used)]
         weights = matching_weights(nodes, _exponential_moments(h, used))
-        # dx = slope dsigma, and sigma(u) = sigma exp(-h u) for u from 0 to 1
-        x = x - sigma * h * _combined(weights, slopes)
+        # dx = slope dsigma, and sigma(u) = sigma exp(-h u) for u from 0 to 1; the weights sum to
+        # what makes Euler's step of the newest slope.
+        x = toward(denoised, x, lower / sigma) - sigma * h * _bend(weights, slopes[:used])
         yield Step(x, denoised, at(lower))
 
 
@@ -133,8 +142,12 @@ def _exponential_moments(h: float, count: int) -> list[float]:
     return moments
 
 
-def _combined(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    total = weights[0] * slopes[0]
-    for weight, earlier in zip(weights[1:], slopes[1:], strict=False):
-        total = total + weight * earlier
-    return total
+def _bend(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor | float:
+    """What the earlier slopes add to the newest, which Euler's step has already used.
+
+    Kept apart from that step, because float32 loses x + (lower - sigma) * slope at large sigma.
+    """
+    return sum(
+        weight * (earlier - slopes[0])
+        for weight, earlier in zip(weights[1:], slopes[1:], strict=True)
+    )

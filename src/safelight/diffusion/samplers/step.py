@@ -8,7 +8,8 @@ usually 0. `denoise` gets sigma as a 0-dim float64 tensor on the CPU, so no devi
 In this coordinate the forward process of every family only adds noise, so the ancestral split
 below holds for eps, v, x0, edm and rectified flow alike; no family needs a variance rule of its
 own. (Software that runs flow models in x_t = (1 - t) latents + t noise has to rescale the signal
-when it adds noise; dividing by 1 - t turns that rule into this one.)
+when it adds noise; dividing by 1 - t turns that rule into this one. ComfyUI's flow samplers choose
+another level to step down to for the same eta, so their pictures differ, not their law.)
 """
 
 import math
@@ -20,6 +21,11 @@ import torch
 from torch import Tensor
 
 from safelight.errors import RequestError
+
+# From here up (flow at t = 1, zero terminal SNR) x is noise and the estimate its mean, which
+# Euler's step follows exactly. Methods that mix slopes of both ends linearly in sigma would
+# multiply the small change of the estimate by the huge step, so they take Euler's step there.
+PURE_NOISE = 1000.0
 
 
 class Step(NamedTuple):
@@ -83,6 +89,11 @@ def slope(x: Tensor, denoised: Tensor, sigma: float) -> Tensor:
     Karras et al. 2022 (arXiv:2206.00364), eq. 3.
     """
     return (x - denoised) / sigma
+
+
+def one_slope(sigma: float, lower: float) -> bool:
+    """Whether the step is Euler's in any method: to 0, where no slope is, or from pure noise."""
+    return lower == 0 or sigma >= PURE_NOISE
 
 
 def ancestral(sigma: float, lower: float, eta: float) -> tuple[float, float]:

@@ -360,7 +360,7 @@ _ALL = (
         "UniPC",
         unipc.uni_pc,
         "predictor and corrector of order 3; good with few steps",
-        default_schedule="ddim_uniform",
+        default_schedule="sgm_uniform",
         parameters=(
             _order(3, 1, 3),
             Option("solver_type", "the B(h) of the paper", "bh1", choices=("bh1", "bh2")),
@@ -373,7 +373,7 @@ _ALL = (
         "UniPC bh2",
         unipc.uni_pc_bh2,
         "UniPC with the other B(h)",
-        default_schedule="ddim_uniform",
+        default_schedule="sgm_uniform",
         parameters=(_order(3, 1, 3),),
         aliases=("sample_unipc_bh2", "UniPCMultistepScheduler"),
         start="unit",

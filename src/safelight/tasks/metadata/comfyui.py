@@ -256,8 +256,8 @@ class Walk:
             case "PerturbedAttentionGuidance":
                 guidance["pag"] = {"scale": self._value(node, "scale")}
             case "SelfAttentionGuidance":
-                blur = self._value(node, "blur_sigma")
-                guidance["sag"] = {"scale": self._value(node, "scale"), "blur_sigma": blur}
+                guidance["sag"] = {"scale": self._value(node, "scale")}
+                self.notes.left_out("blur_sigma", self._value(node, "blur_sigma"))
             case "ModelSamplingDiscrete":
                 sampling = str(self._value(node, "sampling"))
                 self.settings["prediction"] = PREDICTIONS.get(sampling)

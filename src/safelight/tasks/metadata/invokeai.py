@@ -60,7 +60,7 @@ def read_invokeai(text: str) -> Reading:
     )
     notes = Notes()
     settings: Settings = {ours: given.get(theirs) for theirs, ours in DIRECT.items()}
-    settings.update(dialect="compel", start="unit", model=_name(given.get("model")))
+    settings.update(dialect="compel", start="diffusers", model=_name(given.get("model")))
     settings["vae"] = _name(given.get("vae"))
     settings["noise_source"] = "cpu" if given.get("rand_device", "cpu") == "cpu" else "nv"
     rescale, skip = given.get("cfg_rescale_multiplier"), given.get("clip_skip")

@@ -1,7 +1,7 @@
 """The door: whatever settings a picture carries, from whatever program."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +34,7 @@ class Found:
     request: Request | None = None
     recipe: Recipe | None = None  # only Safelight's pictures have one
     notes: tuple[str, ...] = ()  # what was not understood or not taken over
-    texts: Mapping[str, str] = MappingProxyType({})  # all that was there, as it was
+    texts: Mapping[str, str] = field(default_factory=dict)  # all that was there, as it was
     model_hash: str | None = None  # as the program tells it
 
 

@@ -1,0 +1,115 @@
+"""X/Y/Z grids: every combination of some settings on one labelled sheet whose cells are recipes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from safelight.errors import FileError, OutputError, RequestError
+from safelight.tasks.bounded_json import Json, as_object, parse_json
+from safelight.tasks.picture import Picture
+from safelight.tasks.picture_file import TEXT_LIMIT, OpenedPicture
+from safelight.tasks.recipe import Recipe
+from safelight.tasks.request import Request
+from safelight.tasks.sheet import sheet
+from safelight.tasks.writing import write_whole
+
+KEY = "safelight-grid"  # the PNG text chunk of a sheet
+CELL_LIMIT = 1000
+JSON_LIMIT = TEXT_LIMIT - 1000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The requests of a sheet: pages (z) of rows (y) of columns (x), and the labels of each."""
+
+    requests: tuple[tuple[tuple[Request, ...], ...], ...]
+    columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    pages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = sum(len(row) for page in self.requests for row in page)
+        if count > CELL_LIMIT:
+            raise RequestError(f"a grid may have {CELL_LIMIT} cells; these axes make {count}.")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One sheet with the recipe and the place of every cell, by row and column."""
+
+    image: Image.Image
+    recipes: tuple[tuple[Recipe, ...], ...]
+    boxes: tuple[tuple[tuple[int, int, int, int], ...], ...]
+
+    def save(self, path: Path, *, metadata: bool = True) -> None:
+        """Write the sheet as a PNG that carries the recipe of every cell."""
+        chunks = PngInfo()
+        if metadata:
+            cells = [
+                [
+                    {"recipe": json.loads(recipe.without_folders().to_json()), "box": list(box)}
+                    for recipe, box in zip(recipes, boxes, strict=True)
+                ]
+                for recipes, boxes in zip(self.recipes, self.boxes, strict=True)
+            ]
+            text = json.dumps({"version": 1, "cells": cells}, separators=(",", ":"))
+            if len(text) > JSON_LIMIT:
+                raise OutputError(
+                    f"the recipes of these cells take {len(text)} characters and a sheet holds "
+                    f"{JSON_LIMIT}; make the grid smaller, or leave the recipes out."
+                )
+            chunks.add_text(KEY, text)
+        buffer = BytesIO()
+        self.image.save(buffer, "PNG", pnginfo=chunks)
+        write_whole(path, buffer.getvalue())
+
+
+def drawn(grid: Grid, draw: Callable[[Request], Picture], *, title: str = "") -> list[Drawn]:
+    """The sheets of a grid, one a page. `draw` makes the picture of one cell."""
+    pages = []
+    for number, page in enumerate(grid.requests):
+        pictures = [[draw(request) for request in row] for row in page]
+        label = grid.pages[number] if grid.pages else ""
+        image, cells = sheet(
+            [[picture.image() for picture in row] for row in pictures],
+            column_labels=grid.columns,
+            row_labels=grid.rows,
+            title=" · ".join(text for text in (title, label) if text),
+        )
+        recipes = tuple(tuple(picture.recipe for picture in row) for row in pictures)
+        pages.append(Drawn(image, recipes, cells.boxes))
+    return pages
+
+
+def cell_of(picture: OpenedPicture, row: int, column: int) -> tuple[Recipe, NDArray[np.uint8]]:
+    """The recipe and the pixels (H, W, 3) of one cell of a sheet; row and column from 1.
+
+    Raises FileError if the picture is no sheet, RequestError if it has no such cell.
+    """
+    text = picture.texts.get(KEY)
+    if text is None:
+        raise FileError("the picture is no sheet of `safelight grid`; leave --cell out.")
+    value = as_object(parse_json(text, what="the sheet", limit=JSON_LIMIT), what="the sheet")
+    cells = value.get("cells")
+    if not isinstance(cells, list) or not all(isinstance(line, list) for line in cells):
+        raise FileError("the sheet's list of cells cannot be read.")
+    lines: list[list[Json]] = [line for line in cells if isinstance(line, list)]
+    width = max((len(line) for line in lines), default=0)
+    if not (1 <= row <= len(lines) and 1 <= column <= len(lines[row - 1])):
+        raise RequestError(
+            f"the sheet has {len(lines)} rows and {width} columns; got cell {row},{column}."
+        )
+    cell = as_object(lines[row - 1][column - 1], what="the cell")
+    box = cell.get("box")
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(n, int) for n in box):
+        raise FileError("the cell's place on the sheet cannot be read.")
+    recipe = Recipe.from_json(json.dumps(cell.get("recipe")))
+    left, top, right, bottom = (int(n) for n in box if isinstance(n, int))
+    return recipe, picture.pixels[top:bottom, left:right]

@@ -1,0 +1,136 @@
+"""A request's prompts: read, checked for what a user should know, and encoded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from safelight.condition import Condition
+from safelight.engines.sentinel import Sentinel
+from safelight.errors import RequestError
+from safelight.model import Model
+from safelight.tasks.request import Request
+from safelight.text.conditioner import ROWS
+from safelight.text.prompt import Prompt, parse_prompt
+from safelight.text.spec import Size
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Both prompts, read for the steps of one run."""
+
+    positive: Prompt
+    negative: Prompt
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The condition of every text, all of the same length."""
+
+    positive: Mapping[str, Condition]
+    negative: Mapping[str, Condition]
+
+
+def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> Wording:
+    """The prompts of a request over so many steps, with all that was not used as warnings.
+
+    Raises PromptError for a text that cannot be read.
+    """
+    positive, negative = (
+        parse_prompt(
+            text,
+            steps=steps,
+            dialect=request.dialect,
+            calls_per_step=calls_per_step,
+            negative=is_negative,
+        )
+        for text, is_negative in ((request.prompt, False), (request.negative_prompt, True))
+    )
+    warnings = [
+        *positive.notes,
+        *(f"negative prompt: {note}" for note in negative.notes),
+        *(
+            f"{network} was not applied: this version draws without extra networks."
+            for network in positive.networks
+        ),
+    ]
+    for name, prompt in (("", positive), ("negative prompt: ", negative)):
+        for text in prompt.texts:
+            report = model.text.report(
+                text,
+                dialect=request.dialect,
+                emphasis=request.emphasis,
+                clip_skip=request.clip_skip,
+                comma_backtrack=request.comma_backtrack,
+            )
+            warnings += [name + note for note in report.notes]
+    return Wording(positive, negative, tuple(dict.fromkeys(warnings)))
+
+
+def encoded(
+    model: Model, request: Request, wording: Wording, *, negated: bool, sentinel: Sentinel
+) -> Conditions:
+    """Every text of both prompts as a condition; the negative ones only if they have a say.
+
+    Shorter ones are filled up with empty chunks, as A1111 does.
+    Raises RequestError for a prompt of more chunks than the request allows.
+    """
+    encoders = nn.ModuleList(model.text.encoders)
+
+    def condition(text: str, negative: bool) -> Condition:
+        return sentinel.run(
+            "text encoder",
+            encoders,
+            lambda: model.text.condition(
+                text,
+                size=size_of(request, negative=negative),
+                dialect=request.dialect,
+                emphasis=request.emphasis,
+                clip_skip=request.clip_skip,
+                negative=negative,
+                comma_backtrack=request.comma_backtrack,
+            ),
+        )
+
+    texts = [(text, False) for text in wording.positive.texts]
+    texts += [(text, True) for text in wording.negative.texts if negated]
+    conditions = [condition(text, negative) for text, negative in texts]
+    _check_length(conditions, request.max_chunks)
+    equal = model.text.equalised(conditions, clip_skip=request.clip_skip)
+    pairs = list(zip(texts, equal, strict=True))
+    return Conditions(
+        {text: condition for (text, negative), condition in pairs if not negative},
+        {text: condition for (text, negative), condition in pairs if negative},
+    )
+
+
+def size_of(request: Request, *, negative: bool = False) -> Size:
+    """What SDXL and its refiner are told about the picture. Sizes there are (height, width)."""
+    assert request.width is not None and request.height is not None
+    sizes = request.sizes
+    original, target = sizes.original, sizes.target
+    if negative:
+        original, target = sizes.negative_original or original, sizes.negative_target or target
+    return Size(
+        height=request.height,
+        width=request.width,
+        original=_turned(original),
+        crop=(sizes.crop_top, sizes.crop_left),
+        target=_turned(target),
+        aesthetic_score=sizes.aesthetic_score,
+        negative_aesthetic_score=sizes.negative_aesthetic_score,
+    )
+
+
+def _turned(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if size is None else (size[1], size[0])
+
+
+def _check_length(conditions: list[Condition], limit: int) -> None:
+    longest = max(c.context.shape[1] // ROWS for c in conditions)
+    if longest > limit:
+        raise RequestError(
+            f"the prompt takes {longest} chunks of 75 tokens and max_chunks is {limit}; "
+            "shorten it or raise the limit."
+        )
