@@ -55,9 +55,8 @@ def test_a_variant_is_taken_when_asked_or_alone(tmp_path: Path) -> None:
 
 def test_a_missing_variant_says_which_there_are(tmp_path: Path) -> None:
     make(tmp_path, f"{STEM}.safetensors", f"{STEM}.fp16.safetensors")
-    with pytest.raises(FileError, match="no variant bf16 of .* found: without variant, fp16"):
+    with pytest.raises(FileError, match=r"no variant bf16 of .* found: without variant, fp16"):
         find_weights(tmp_path, STEM, "bf16")
-    make(tmp_path / "..", "x")
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FileError, match="found: none"):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from safelight.cli.axes import laid_on
+from safelight.cli.prompt_lines import lines_of
+from safelight.cli.telling import err, tell
 from safelight.errors import FileError, RequestError
 from safelight.model import Model
 from safelight.tasks.generate import Progress as Drawn
@@ -23,11 +24,8 @@ from safelight.tasks.picture import FORMATS, Picture
 from safelight.tasks.request import Request
 from safelight.text.dynamic import expand
 from safelight.text.prompt import without_comments
-from safelight.text.prompt_file import read_prompts
 from safelight.text.styles import Style, read_styles, styled
 from safelight.text.wildcards import Wildcards
-
-err = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,10 @@ class Wishes:
 def requests_of(wishes: Wishes) -> list[Request]:
     """The requests, in order. Raises RequestError or FileError for what cannot be used."""
     base = base_settings(wishes)
-    lines = read_prompts(wishes.prompts) if wishes.prompts is not None else [{}]
+    lines: list[dict[str, object]] = [{}]
+    if wishes.prompts is not None:
+        lines, warnings = lines_of(wishes.prompts)
+        tell(warnings)
     styles = _styles(wishes)
     found = [
         request for line in lines for request in _expanded(laid_on(base, line), styles, wishes)
@@ -86,12 +87,6 @@ def draw(
                 report(picture, path, as_json=as_json)
                 saved.append(path)
     return saved
-
-
-def tell(warnings: Sequence[str]) -> None:
-    """Warnings on stderr, a line each."""
-    for warning in warnings:
-        err.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 def report(picture: Picture, path: Path, *, as_json: bool) -> None:

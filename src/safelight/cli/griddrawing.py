@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safelight.cli.axes import Axis, axis, laid_on
-from safelight.cli.drawing import Wishes, base_settings, steps_shown, tell
+from safelight.cli.drawing import Wishes, base_settings, steps_shown
+from safelight.cli.telling import tell
 from safelight.errors import RequestError
 from safelight.tasks.generate import generate
 from safelight.tasks.grid import Grid, drawn

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from safelight.cli.drawing import steps_shown, tell
+from safelight.cli.drawing import steps_shown
+from safelight.cli.telling import tell
 from safelight.errors import ReplayError, RequestError
 from safelight.tasks.generate import generate
 from safelight.tasks.grid import KEY, cell_of

@@ -8,7 +8,8 @@ Shapes: B batch, H W pixels, h w latents (H = factor * h), C latent channels, K 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import chain
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from safelight.errors import RequestError
 from safelight.models.attention import attend
 from safelight.models.layers import Conv2d, Downsample, GroupNorm, Linear, ResBlock, Upsample
 from safelight.models.tiling import Bands, Tiling, by_bands, by_tiles
+
+PerChannel = float | tuple[float, ...]  # one number for all channels, or one for each
 
 _EPS = 1e-6  # of every group norm here; the U-Net's are 1e-5
 
@@ -75,9 +78,11 @@ class Posterior:
         terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
         return 0.5 * terms.sum(dim=(1, 2, 3))
 
-    def rescaled(self, scale: float, shift: float) -> "Posterior":
+    def rescaled(self, scale: PerChannel, shift: PerChannel) -> "Posterior":
         """The posterior of (latents - shift) * scale."""
-        return Posterior((self.mean - shift) * scale, self.logvar + 2.0 * math.log(scale))
+        factor = _by_channel(scale, self.mean)
+        mean = (self.mean - _by_channel(shift, self.mean)) * factor
+        return Posterior(mean, self.logvar + 2.0 * factor.log().to(self.logvar))
 
 
 class Autoencoder(nn.Module):
@@ -136,10 +141,8 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        x = self.mid_block(x)
+        for module in (self.conv_in, *_parts(self.down_blocks), *self.mid_block.parts()):
+            x = module(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
@@ -161,10 +164,13 @@ class Decoder(nn.Module):
         self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
-            x = block(x)
+        for module in (self.conv_in, *self.mid_block.parts(), *_parts(self.up_blocks)):
+            x = module(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+# Blocks are groups of names. Encoder and decoder call the parts themselves: a block that was called
+# would hold on to its input, the largest map of all, while its second half runs.
 
 
 class DownBlock(nn.Module):
@@ -175,10 +181,8 @@ class DownBlock(nn.Module):
         self.resnets = _resnets(before, width, config.layers, config)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width, asymmetric=True)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        for module in (*self.resnets, *self.downsamplers):
-            x = module(x)
-        return x
+    def parts(self) -> tuple[nn.Module, ...]:
+        return (*self.resnets, *self.downsamplers)
 
 
 class UpBlock(nn.Module):
@@ -189,16 +193,12 @@ class UpBlock(nn.Module):
         self.resnets = _resnets(before, width, config.layers + 1, config)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        for module in (*self.resnets, *self.upsamplers):
-            x = module(x)
-        return x
+    def parts(self) -> tuple[nn.Module, ...]:
+        return (*self.resnets, *self.upsamplers)
 
 
 class MidBlock(nn.Module):
     """Residual block, attention over the whole map, residual block. (B, K, h, w) -> same."""
-
-    __call__: Callable[..., Tensor]
 
     def __init__(self, width: int, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -207,10 +207,8 @@ class MidBlock(nn.Module):
             [SpatialAttention(width, config.groups)] if config.mid_attention else []
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        for module in (self.resnets[0], *self.attentions, self.resnets[1]):
-            x = module(x)
-        return x
+    def parts(self) -> tuple[nn.Module, ...]:
+        return (self.resnets[0], *self.attentions, self.resnets[1])
 
 
 class SpatialAttention(nn.Module):
@@ -230,6 +228,10 @@ class SpatialAttention(nn.Module):
         y = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), heads=1)
         out: Tensor = self.to_out[0](y)
         return x + out.transpose(1, 2).reshape(x.shape)
+
+
+def _parts(blocks: nn.ModuleList) -> Iterator[nn.Module]:
+    return chain.from_iterable(cast("DownBlock | UpBlock", block).parts() for block in blocks)
 
 
 def _resnets(before: int, width: int, count: int, config: AutoencoderConfig) -> nn.ModuleList:
@@ -265,12 +267,13 @@ class CoderConfig(Protocol):
 class CodecConfig:
     """An autoencoder's shape, and the numbers that give its latents unit size.
 
-    latents = (raw latents - shift) * scale.
+    latents = (raw latents - shift) * scale, where each is one number for all channels or, for
+    Playground v2.5, one for every channel.
     """
 
     autoencoder: CoderConfig
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: PerChannel = 1.0
+    shift: PerChannel = 0.0
 
     @property
     def factor(self) -> int:
@@ -315,11 +318,11 @@ class Codec:
         return self.config.channels
 
     @property
-    def scale(self) -> float:
+    def scale(self) -> PerChannel:
         return self.config.scale
 
     @property
-    def shift(self) -> float:
+    def shift(self) -> PerChannel:
         return self.config.shift
 
     @property
@@ -347,7 +350,8 @@ class Codec:
                 f"this autoencoder's latents have {self.channels} channels; got "
                 f"{latents.shape[1]}. Use the autoencoder of the model that drew them."
             )
-        raw = latents.float() / self.scale + self.shift
+        raw = latents.float()
+        raw = raw / _by_channel(self.scale, raw) + _by_channel(self.shift, raw)
         return self._run(self.autoencoder.decode, raw, tile, zoom_in=1, zoom_out=self.factor)
 
     def _run(
@@ -365,6 +369,12 @@ class Codec:
         if isinstance(tile, Bands):
             return by_bands(function, x, tile).float()
         return by_tiles(function, x, tile, zoom_in=zoom_in, zoom_out=zoom_out)
+
+
+def _by_channel(value: PerChannel, like: Tensor) -> Tensor:
+    """The number as a scalar, or the numbers as (C, 1, 1), of the type and device of `like`."""
+    numbers = torch.tensor(value, dtype=like.dtype, device=like.device)
+    return numbers if isinstance(value, float | int) else numbers[:, None, None]
 
 
 def _check_size(name: str, size: int, factor: int) -> None:

@@ -108,12 +108,16 @@ class ClipText(nn.Module):
         vectors: Tensor = self.text_model.embeddings.token_embedding(ids)
         return vectors
 
-    def forward(self, ids: Tensor, *, depth: int | None = None) -> ClipTextOutput:
+    def forward(
+        self, ids: Tensor, *, depth: int | None = None, visible: Tensor | None = None
+    ) -> ClipTextOutput:
         """The text of token ids (B, L), L up to `config.context`.
 
-        `depth` runs that many blocks only: layers + 1 - n for clip skip n.
+        `depth` runs that many blocks only: layers + 1 - n for clip skip n. `visible` (B, L) is
+        False for tokens that no token may attend to; the first must be visible.
         """
-        return self.forward_embedded(self.embed(ids), self.eos_positions(ids), depth=depth)
+        eos = self.eos_positions(ids)
+        return self.forward_embedded(self.embed(ids), eos, depth=depth, visible=visible)
 
     def eos_positions(self, ids: Tensor) -> Tensor:
         """Where the first EOS of each text stands, or the last token if it has none: (B,).
@@ -125,14 +129,20 @@ class ClipText(nn.Module):
         return torch.where(is_eos.any(1), is_eos.int().argmax(1), ids.shape[1] - 1)
 
     def forward_embedded(
-        self, vectors: Tensor, eos: Tensor, *, depth: int | None = None
+        self,
+        vectors: Tensor,
+        eos: Tensor,
+        *,
+        depth: int | None = None,
+        visible: Tensor | None = None,
     ) -> ClipTextOutput:
         """The same from token vectors (B, L, D), some of which may be learned, and EOS places (B,).
 
         Raises ValueError for more tokens than the context, or a depth that the tower has not.
         """
         model = self.text_model
-        hidden_states = model.encoder(model.embeddings(vectors), depth=depth, causal=True)
+        embedded = model.embeddings(vectors)
+        hidden_states = model.encoder(embedded, depth=depth, causal=True, visible=visible)
         final = model.final_layer_norm(hidden_states[-1])
         if len(hidden_states) <= self.config.layers:
             return ClipTextOutput(hidden_states, final, pooled_raw=None, pooled=None)
@@ -280,14 +290,16 @@ class ClipEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(ClipBlock(config) for _ in range(config.layers))
 
-    def forward(self, x: Tensor, *, depth: int | None, causal: bool) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, *, depth: int | None, causal: bool, visible: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """The input, and what it is after each of the first `depth` blocks."""
         depth = len(self.layers) if depth is None else depth
         if not 0 <= depth <= len(self.layers):
             raise ValueError(f"this CLIP has {len(self.layers)} blocks; cannot run {depth}")
         hidden_states = [x]
         for block in self.layers[:depth]:
-            hidden_states.append(block(hidden_states[-1], causal))
+            hidden_states.append(block(hidden_states[-1], causal, visible))
         return tuple(hidden_states)
 
 
@@ -301,13 +313,17 @@ class ClipBlock(nn.Module):
         self.mlp = ClipMlp(config)
         self.layer_norm2 = LayerNorm(config.width)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x), causal)
+    def forward(self, x: Tensor, causal: bool, visible: Tensor | None = None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), causal, visible)
         return x + self.mlp(self.layer_norm2(x))
 
 
 class ClipAttention(nn.Module):
-    """Multi-head self-attention; causal: a token sees itself and those before it."""
+    """Multi-head self-attention.
+
+    causal: a token sees itself and those before it. visible (B, L): of these, only those that are
+    True.
+    """
 
     __call__: Callable[..., Tensor]
 
@@ -319,10 +335,16 @@ class ClipAttention(nn.Module):
         self.v_proj = Linear(width, width)
         self.out_proj = Linear(width, width)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
+    def forward(self, x: Tensor, causal: bool, visible: Tensor | None = None) -> Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)
         query, key, value = (split_heads(project(x), self.heads) for project in projections)
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        if visible is None:
+            y = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        else:
+            seen = visible[:, None, None, :]  # (B, 1, 1, L)
+            if causal:
+                seen = seen & seen.new_ones(x.shape[1], x.shape[1]).tril()  # (B, 1, L, L)
+            y = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
         return self.out_proj(join_heads(y))
 
 

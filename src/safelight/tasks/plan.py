@@ -111,6 +111,7 @@ def first_noise(model: Model, requests: Sequence[Request]) -> Noise:
     request = requests[0]
     assert request.width is not None and request.height is not None
     factor = model.codec.factor
+    other = request.resize_from  # (width, height) in pixels
     varied = request.subseed is not None and request.subseed_strength > 0
     return Noise(
         [_concrete(r.seed) for r in requests],
@@ -118,6 +119,7 @@ def first_noise(model: Model, requests: Sequence[Request]) -> Noise:
         source=request.noise_source,
         subseeds=[_concrete(r.subseed) for r in requests] if varied else None,
         subseed_strength=request.subseed_strength,
+        resize_from=(other[1] // factor, other[0] // factor) if other else None,
         eta_seed_delta=request.ensd,
         device=model.device,
     )

@@ -1,6 +1,6 @@
 """DPM-Solver with a fixed budget of calls ("fast") and with steps chosen by an error estimate.
 
-Lu et al. 2022 (arXiv:2206.00927), algorithms 1 and 2 and appendix C; both as in k-diffusion.
+Lu et al. 2022 (arXiv:2206.00927), algorithms 1 and 2; both as in k-diffusion.
 They use only the largest and the smallest positive level of `sigmas`. k-diffusion stops at the
 smallest; if sigmas end in 0, one more call here takes the rest of the noise off. From pure noise
 (flow at t = 1) one Euler step goes to the second level first: no error can be estimated up there,

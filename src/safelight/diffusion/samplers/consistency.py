@@ -21,7 +21,7 @@ def lcm(
 ) -> Iterator[Step]:
     """Multistep consistency sampling: all noise off, fresh noise of the next level on.
 
-    Luo et al. 2023 (arXiv:2310.04378), algorithm 3. The boundary scalings that LCMs were trained
+    Luo et al. 2023 (arXiv:2310.04378). The boundary scalings that LCMs were trained
     with (c_skip = 0.25 / ((10 t)² + 0.25)) are left out: they change the estimate by less than
     1e-5 of x at t = 19, the lowest timestep in use.
     """
@@ -44,7 +44,7 @@ def tcd(
 ) -> Iterator[Step]:
     """Strategic stochastic sampling of trajectory consistency distillation.
 
-    Zheng et al. 2024 (arXiv:2402.19159), algorithm 4; eta is its γ in [0, 1]: 0 is deterministic,
+    Zheng et al. 2024 (arXiv:2402.19159); eta is its γ in [0, 1]: 0 is deterministic,
     1 steps to the end of training's clock before it adds noise. The network leaps to the level
     whose training time is (1 - eta) times that of the next level; so the sampler must know the
     clock, and `process` is Stable Diffusion's if left out. Diffusers rounds that time down to a

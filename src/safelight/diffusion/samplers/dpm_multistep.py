@@ -1,6 +1,6 @@
 """DPM-Solver++ with memory: earlier estimates of the clean latents raise the order.
 
-Lu et al. 2022 (arXiv:2211.01095); the SDE forms with eta, and the third order, are Crowson's
+Lu et al. 2022 (arXiv:2211.01095); the SDE forms with eta, and the 3M, are Crowson's
 (k-diffusion). λ = -log sigma, h a step in it. One call a step.
 """
 
@@ -95,7 +95,9 @@ def dpmpp_3m_sde(
 ) -> Iterator[Step]:
     """DPM-Solver++(3M) for the SDE whose noise is scaled by eta; eta = 0 is the ODE.
 
-    The estimates of the last three steps give its first and second derivative in λ.
+    The estimates of the last three steps give its first and second derivative in λ. The weight of
+    the second is half of what third order asks for; so it is in k-diffusion and in
+    Diffusers, and it is kept for the sake of their pictures. Second order.
     """
     estimates: list[Tensor] = []  # newest first, at most two besides the current
     widths: list[float] = []  # the steps h that lie between them, newest first
@@ -123,7 +125,7 @@ def dpmpp_3m_sde(
 
 
 def dpmpp_3m(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Draws) -> Iterator[Step]:
-    """DPM-Solver++(3M): `dpmpp_3m_sde` without noise. Third order."""
+    """DPM-Solver++(3M): `dpmpp_3m_sde` without noise."""
     return dpmpp_3m_sde(denoise, x, sigmas, noise, eta=0.0)
 
 

@@ -57,7 +57,7 @@ def lms(
 def plms(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Draws) -> Iterator[Step]:
     """PLMS, the pseudo linear multistep method: equal-step weights on whatever steps there are.
 
-    Liu et al. 2022 (PNDM, arXiv:2202.09778), eq. 12, with the two-call first step of CompVis'
+    Liu et al. 2022 (PNDM, arXiv:2202.09778), with the two-call first step of CompVis'
     PLMS and of Diffusers' PNDM with `skip_prk_steps` (unless it starts from pure noise), so N
     steps make N + 1 calls. Second order.
     """
@@ -80,7 +80,7 @@ def ipndm(
 ) -> Iterator[Step]:
     """iPNDM: PLMS that starts with plain lower orders and ends with the last estimate.
 
-    Zhang and Chen 2023 (arXiv:2204.13902), appendix H. Orders 1 to 4 of weights; second order.
+    Zhang and Chen 2023 (arXiv:2204.13902). Orders 1 to 4 of weights; second order.
     """
     slopes: list[Tensor] = []
     for sigma, lower in steps(sigmas):
@@ -98,9 +98,9 @@ def deis(
 ) -> Iterator[Step]:
     """DEIS (log-rho AB): slopes extrapolated by a polynomial in log sigma, integrated exactly.
 
-    Zhang and Chen 2023 (arXiv:2204.13902), section 4. Orders 1 to 3. The step to 0 is Euler's,
+    Zhang and Chen 2023 (arXiv:2204.13902). Orders 1 to 3. The step to 0 is Euler's,
     because log sigma has no end there; with fewer than 15 steps the last two are of orders 2 and
-    1, since few and long steps extrapolate badly (Lu et al. 2022, arXiv:2211.01095, section 4.3).
+    1, since few and long steps extrapolate badly (Lu et al. 2022, arXiv:2211.01095).
     """
     every = levels(sigmas)
     count = len(every) - 1

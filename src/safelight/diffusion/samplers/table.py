@@ -6,17 +6,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from safelight.diffusion.process import Start
-from safelight.diffusion.samplers import (
-    adaptive,
-    consistency,
-    dpm,
-    dpm_multistep,
-    euler,
-    multistep,
-    restart,
-    unipc,
+from safelight.diffusion.samplers.adaptive import dpm_adaptive, dpm_fast
+from safelight.diffusion.samplers.consistency import lcm, tcd
+from safelight.diffusion.samplers.dpm import (
+    dpm2,
+    dpm2_ancestral,
+    dpmpp_2s,
+    dpmpp_2s_ancestral,
+    dpmpp_sde,
 )
+from safelight.diffusion.samplers.dpm_multistep import (
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    dpmpp_2m_sde_heun,
+    dpmpp_3m,
+    dpmpp_3m_sde,
+)
+from safelight.diffusion.samplers.euler import ddim, ddpm, euler, euler_ancestral, heun, heunpp2
+from safelight.diffusion.samplers.multistep import deis, ipndm, lms, plms
+from safelight.diffusion.samplers.restart import restart
 from safelight.diffusion.samplers.step import Step
+from safelight.diffusion.samplers.unipc import uni_pc, uni_pc_bh2
 from safelight.errors import RequestError
 
 OptionValue = float | int | str
@@ -117,7 +127,7 @@ _ALL = (
     SamplerInfo(
         "euler",
         "Euler",
-        euler.euler,
+        euler,
         "plain and steady; first order",
         parameters=CHURN,
         aliases=(
@@ -131,7 +141,7 @@ _ALL = (
     SamplerInfo(
         "euler_ancestral",
         "Euler a",
-        euler.euler_ancestral,
+        euler_ancestral,
         "Euler with fresh noise at every step; keeps changing with the number of steps",
         stochastic=True,
         parameters=ANCESTRAL,
@@ -146,7 +156,7 @@ _ALL = (
     SamplerInfo(
         "heun",
         "Heun",
-        euler.heun,
+        heun,
         "second order, two calls a step",
         calls_per_step=2,
         parameters=CHURN,
@@ -160,7 +170,7 @@ _ALL = (
     SamplerInfo(
         "heunpp2",
         "Heun++ 2",
-        euler.heunpp2,
+        heunpp2,
         "a Heun that looks two levels ahead, three calls a step",
         calls_per_step=3,
         parameters=CHURN,
@@ -169,7 +179,7 @@ _ALL = (
     SamplerInfo(
         "dpm2",
         "DPM2",
-        dpm.dpm2,
+        dpm2,
         "DPM-Solver-2, two calls a step",
         calls_per_step=2,
         default_schedule="karras",
@@ -187,7 +197,7 @@ _ALL = (
     SamplerInfo(
         "dpm2_ancestral",
         "DPM2 a",
-        dpm.dpm2_ancestral,
+        dpm2_ancestral,
         "DPM-Solver-2 with fresh noise at every step",
         calls_per_step=2,
         stochastic=True,
@@ -208,7 +218,7 @@ _ALL = (
     SamplerInfo(
         "lms",
         "LMS",
-        multistep.lms,
+        lms,
         "linear multistep of order 4",
         parameters=(_order(4, 1, 4),),
         aliases=(
@@ -223,7 +233,7 @@ _ALL = (
     SamplerInfo(
         "plms",
         "PLMS",
-        multistep.plms,
+        plms,
         "pseudo linear multistep, the first sampler of Stable Diffusion 1",
         default_schedule="ddim_uniform",
         aliases=("pndm", "PNDM", "PNDMScheduler"),
@@ -232,7 +242,7 @@ _ALL = (
     SamplerInfo(
         "ipndm",
         "IPNDM",
-        multistep.ipndm,
+        ipndm,
         "PLMS without its two-call start",
         parameters=(_order(4, 1, 4),),
         aliases=("sample_ipndm", "IPNDMScheduler"),
@@ -240,7 +250,7 @@ _ALL = (
     SamplerInfo(
         "ddim",
         "DDIM",
-        euler.ddim,
+        ddim,
         "Euler on the timesteps of DDIM; eta adds noise",
         default_schedule="ddim_uniform",
         parameters=_eta(0.0),
@@ -250,7 +260,7 @@ _ALL = (
     SamplerInfo(
         "ddpm",
         "DDPM",
-        euler.ddpm,
+        ddpm,
         "the posterior of the training process; wants many steps",
         stochastic=True,
         default_schedule="ddim_uniform",
@@ -261,7 +271,7 @@ _ALL = (
     SamplerInfo(
         "dpmpp_2s_ancestral",
         "DPM++ 2S a",
-        dpm.dpmpp_2s_ancestral,
+        dpmpp_2s_ancestral,
         "DPM-Solver++ with its own midpoint and fresh noise, two calls a step",
         calls_per_step=2,
         stochastic=True,
@@ -272,7 +282,7 @@ _ALL = (
     SamplerInfo(
         "dpmpp_2s",
         "DPM++ 2S",
-        dpm.dpmpp_2s,
+        dpmpp_2s,
         "DPM-Solver++ that uses every second level as a midpoint",
         default_schedule="karras",
         aliases=("DPMSolverSinglestepScheduler",),
@@ -280,7 +290,7 @@ _ALL = (
     SamplerInfo(
         "dpmpp_2m",
         "DPM++ 2M",
-        dpm_multistep.dpmpp_2m,
+        dpmpp_2m,
         "second order with memory: the usual choice",
         default_schedule="karras",
         aliases=(
@@ -296,14 +306,14 @@ _ALL = (
     SamplerInfo(
         "dpmpp_3m",
         "DPM++ 3M",
-        dpm_multistep.dpmpp_3m,
-        "third order with memory",
+        dpmpp_3m,
+        "DPM++ 2M with one more step of memory",
         default_schedule="karras",
     ),
     SamplerInfo(
         "dpmpp_sde",
         "DPM++ SDE",
-        dpm.dpmpp_sde,
+        dpmpp_sde,
         "DPM-Solver++ for the SDE, two calls a step",
         calls_per_step=2,
         stochastic=True,
@@ -314,7 +324,7 @@ _ALL = (
     SamplerInfo(
         "dpmpp_2m_sde",
         "DPM++ 2M SDE",
-        dpm_multistep.dpmpp_2m_sde,
+        dpmpp_2m_sde,
         "DPM++ 2M for the SDE",
         stochastic=True,
         default_schedule="exponential",
@@ -337,7 +347,7 @@ _ALL = (
     SamplerInfo(
         "dpmpp_2m_sde_heun",
         "DPM++ 2M SDE Heun",
-        dpm_multistep.dpmpp_2m_sde_heun,
+        dpmpp_2m_sde_heun,
         "DPM++ 2M SDE with the exact second-order term",
         stochastic=True,
         default_schedule="exponential",
@@ -347,8 +357,8 @@ _ALL = (
     SamplerInfo(
         "dpmpp_3m_sde",
         "DPM++ 3M SDE",
-        dpm_multistep.dpmpp_3m_sde,
-        "third order with memory for the SDE",
+        dpmpp_3m_sde,
+        "DPM++ 3M for the SDE",
         stochastic=True,
         default_schedule="exponential",
         parameters=SDE,
@@ -358,7 +368,7 @@ _ALL = (
     SamplerInfo(
         "uni_pc",
         "UniPC",
-        unipc.uni_pc,
+        uni_pc,
         "predictor and corrector of order 3; good with few steps",
         default_schedule="sgm_uniform",
         parameters=(
@@ -371,7 +381,7 @@ _ALL = (
     SamplerInfo(
         "uni_pc_bh2",
         "UniPC bh2",
-        unipc.uni_pc_bh2,
+        uni_pc_bh2,
         "UniPC with the other B(h)",
         default_schedule="sgm_uniform",
         parameters=(_order(3, 1, 3),),
@@ -381,7 +391,7 @@ _ALL = (
     SamplerInfo(
         "deis",
         "DEIS",
-        multistep.deis,
+        deis,
         "exponential integrator of order 3 with memory",
         parameters=(_order(3, 1, 3),),
         aliases=("sample_deis", "DEISMultistepScheduler"),
@@ -389,7 +399,7 @@ _ALL = (
     SamplerInfo(
         "lcm",
         "LCM",
-        consistency.lcm,
+        lcm,
         "for latent consistency models: 1 to 8 steps",
         stochastic=True,
         default_schedule="lcm",
@@ -400,7 +410,7 @@ _ALL = (
     SamplerInfo(
         "tcd",
         "TCD",
-        consistency.tcd,
+        tcd,
         "for trajectory consistency models: 1 to 8 steps; eta trades detail for smoothness",
         stochastic=True,
         default_schedule="lcm",
@@ -412,7 +422,7 @@ _ALL = (
     SamplerInfo(
         "restart",
         "Restart",
-        restart.restart,
+        restart,
         "Heun that goes back up once or twice; from 20 steps on",
         calls_per_step=2,
         stochastic=True,
@@ -423,7 +433,7 @@ _ALL = (
     SamplerInfo(
         "dpm_fast",
         "DPM fast",
-        adaptive.dpm_fast,
+        dpm_fast,
         "DPM-Solver of order 3 between the first and last level",
         calls_per_step=3,
         parameters=_eta(0.0),
@@ -433,7 +443,7 @@ _ALL = (
     SamplerInfo(
         "dpm_adaptive",
         "DPM adaptive",
-        adaptive.dpm_adaptive,
+        dpm_adaptive,
         "DPM-Solver that chooses its own steps",
         calls_per_step=3,
         parameters=(

@@ -328,8 +328,11 @@ class Walk:
                 return value
         return None
 
+    def _before_value(self, node: Node, link: Link) -> Link | None:
+        return node.link(*VALUE_NAMES) or self._only_link(node)
+
     def _fetched(self, link: Link) -> Json:
-        for _, node in self._along(link, lambda node, _: node.link(*VALUE_NAMES)):
+        for _, node in self._along(link, self._before_value):
             for name in VALUE_NAMES:
                 value = node.inputs.get(name)
                 if value is not None and not isinstance(value, Link):

@@ -28,7 +28,12 @@ SILENT = frozenset(
 SIZE = re.compile(r"(\d{1,6})\s?[xX×]\s?(\d{1,6})")
 A1111_VERSION = re.compile(r"(?:f\d+\.\d+\.\d+(?:\.\d+)?)?v?1\.(\d{1,3})(?:\.|$)")
 UNIFORM_BEFORE = 9  # A1111 1.9 gave the schedule a key of its own
-OWN_NAMES = Request.model_fields.keys() - TOLD_ELSEWHERE - {"sampler_options", "schedule_options"}
+# What SETTINGS_KEY may set; a clip skip of 1 is A1111's default, so its text leaves that out.
+OWN_NAMES = (
+    Request.model_fields.keys()
+    - (TOLD_ELSEWHERE - {"clip_skip"})
+    - {"sampler_options", "schedule_options"}
+)
 
 Settings = dict[str, object]
 

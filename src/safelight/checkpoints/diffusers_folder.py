@@ -1,0 +1,285 @@
+"""Models as Diffusers folders: one sub-folder for each part, described by JSON files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from safelight.checkpoints.checkpoint import Checkpoint, Opened
+from safelight.checkpoints.folders import find_weights, open_folder
+from safelight.checkpoints.guesses import asked_for
+from safelight.checkpoints.identify import Identity, reason_for
+from safelight.checkpoints.json_object import JsonObject, read_object
+from safelight.checkpoints.keymap import KeyMap, Row
+from safelight.checkpoints.measure_clip import IDLE
+from safelight.checkpoints.model_json import clip_from_json
+from safelight.checkpoints.parts import Part, Role, Selection
+from safelight.checkpoints.printable import shown
+from safelight.checkpoints.rows_clip import transformers_rows
+from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
+from safelight.checkpoints.single_text import has_vector_of_text, spec_of
+from safelight.checkpoints.unet_json import unet_from_json
+from safelight.checkpoints.vae_file import STEM, FoundVae, open_vae, with_vae
+from safelight.errors import CheckpointError, FileError
+from safelight.families import (
+    REFINER_TEXT,
+    SD1_TEXT,
+    SD2_TEXT,
+    SDXL_TEXT,
+    Family,
+    ProcessConfig,
+    closest,
+)
+from safelight.models.unet import UNetConfig
+from safelight.text.spec import EOS, TextRole, TextSpec
+
+INDEX = "model_index.json"
+VOCABULARY = 49408  # tokens of CLIP
+# Parts that we build, and the classes that they may be.
+_CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+}
+# Parts without which a model of these classes draws something else; others we can leave out.
+_ELSEWHERE = {
+    "transformer": "a transformer (Stable Diffusion 3, Flux or newer)",
+    "prior": "a prior (unCLIP, Stable Cascade)",
+    "text_encoder_3": "a T5 text encoder",
+    "motion_adapter": "a motion adapter",
+    "movq": "Kandinsky's autoencoder",
+    "vqvae": "a vector-quantised autoencoder",
+}
+
+
+def open_diffusers(
+    folder: Path,
+    *,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    variant: str | None = None,
+    own_vae: bool = True,
+) -> Checkpoint:
+    """The parts of a model in a Diffusers folder.
+
+    own_vae: whether its autoencoder is wanted; False if another one will be put in.
+    Raises CheckpointError for classes and options that we do not have, FileError for lost files.
+    """
+    index = read_object(folder / INDEX)
+    _check_classes(index)
+    opened: list[Opened] = []
+    try:
+        return _opened(
+            folder,
+            index,
+            opened,
+            variant,
+            own_vae=own_vae,
+            prediction=prediction,
+            zero_terminal_snr=zero_terminal_snr,
+        )
+    except BaseException:
+        for each in opened:
+            each.file.close()
+        raise
+
+
+def is_diffusers_folder(path: Path) -> bool:
+    """Whether a folder holds a model in Diffusers' layout."""
+    return (path / INDEX).is_file()
+
+
+def _opened(
+    folder: Path,
+    index: JsonObject,
+    opened: list[Opened],
+    variant: str | None,
+    *,
+    own_vae: bool,
+    prediction: str | None,
+    zero_terminal_snr: bool | None,
+) -> Checkpoint:
+    backbone = unet_from_json(read_object(folder / "unet" / "config.json"))
+    file = open_folder(folder / "unet", STEM, variant)
+    opened.append(Opened("unet", file, tuple(find_weights(folder / "unet", STEM, variant))))
+    unet = Part("unet", backbone, Selection.below(file), KeyMap([Row("", "")]))
+    texts = tuple(
+        _text(folder, role, index, backbone, opened, variant)
+        for role in _text_roles(index, backbone)
+    )
+    spec = _spec(folder, index, backbone, texts)
+    scheduler = _scheduler(folder)
+    stated = process_from_json(scheduler) if scheduler else ProcessConfig()
+    family = closest(backbone, spec, asked_for(stated, prediction, zero_terminal_snr))
+    if scheduler:
+        family = replace(family, hint=hint_from_json(scheduler, family.hint))
+    parts = [unet, *texts]
+    if own_vae:
+        vae = _vae(folder, variant)
+        opened.append(Opened("vae", vae.file, vae.paths))
+        family = with_vae(family, vae.vae, shown(folder / "vae"))
+        parts.insert(1, vae.part)
+    family = replace(family, native_size=_native_size(folder, family))
+    return Checkpoint(
+        source=shown(folder),
+        identity=_identity(index, family, scheduler, prediction),
+        family=family,
+        parts=tuple(parts),
+        files=tuple(opened),
+    )
+
+
+def _check_classes(index: JsonObject) -> None:
+    for name, what in _ELSEWHERE.items():
+        if _class(index, name):
+            raise CheckpointError(
+                f"{index.source}: {shown(index.values.get('_class_name'))} needs {what}, which is "
+                f"not supported ({name}: {_class(index, name)})"
+            )
+    for name, known in _CLASSES.items():
+        kind = _class(index, name)
+        if kind and kind not in known:
+            raise CheckpointError(
+                f"{index.source}: {name} is {kind}, which is not supported; expected "
+                f"{' or '.join(known)}"
+            )
+    if not _class(index, "unet"):
+        raise CheckpointError(f"{index.source} names no U-Net; this is no model that draws")
+
+
+def _class(index: JsonObject, name: str) -> str:
+    """The class of a part, shown safely; empty if the part is absent or null."""
+    entry = index.values.get(name)
+    named = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str)
+    return shown(entry[1], 80) if named and isinstance(entry, list) else ""
+
+
+def _text_roles(index: JsonObject, backbone: UNetConfig) -> tuple[Role, ...]:
+    every: tuple[Role, ...] = ("text_encoder", "text_encoder_2")
+    there = tuple(role for role in every if _class(index, role))
+    if not there:
+        raise CheckpointError(
+            f"{index.source} names no text encoder; the U-Net reads text "
+            f"{backbone.context_width} wide, so the folder is incomplete"
+        )
+    return there
+
+
+def _text(
+    folder: Path,
+    role: Role,
+    index: JsonObject,
+    backbone: UNetConfig,
+    opened: list[Opened],
+    variant: str | None,
+) -> Part:
+    _check_tokenizer(folder / role.replace("text_encoder", "tokenizer"))
+    json = read_object(folder / role / "config.json")
+    file = open_folder(folder / role, "model", variant)
+    opened.append(Opened(role, file, tuple(find_weights(folder / role, "model", variant))))
+    tensors = Selection.below(file)
+    last = role == "text_encoder_2" or not _class(index, "text_encoder_2")
+    pooled = has_vector_of_text(backbone) and last
+    config = clip_from_json(json, projected=pooled)
+    bare = "embeddings.token_embedding.weight" in tensors.names
+    idle = IDLE if pooled else (*IDLE, "text_projection.")
+    return Part(role, config, tensors, KeyMap(transformers_rows(config, bare=bare)), idle)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse a tokenizer that cannot be CLIP's, by the number of its tokens; nothing of it runs."""
+    for name, keys in (("vocab.json", ()), ("tokenizer.json", ("model", "vocab"))):
+        if not (folder / name).is_file():
+            continue
+        vocabulary: object = read_object(folder / name).values
+        for key in keys:
+            vocabulary = vocabulary.get(key) if isinstance(vocabulary, dict) else None
+        count = len(vocabulary) if isinstance(vocabulary, dict) else 0
+        if count < VOCABULARY:
+            raise CheckpointError(
+                f"{shown(folder / name)} has {count} tokens; expected CLIP's {VOCABULARY}, so this "
+                "model was trained with another tokenizer, which is not supported"
+            )
+        return
+
+
+def _spec(
+    folder: Path, index: JsonObject, backbone: UNetConfig, texts: tuple[Part, ...]
+) -> TextSpec:
+    if len(texts) == 2:
+        base = SDXL_TEXT
+    elif has_vector_of_text(backbone):
+        base = REFINER_TEXT
+    else:
+        base = SD2_TEXT if backbone.linear_projection else SD1_TEXT
+    spec = spec_of(base, texts, backbone, shown(folder))
+    spec = replace(
+        spec,
+        force_zeros_for_empty_negative=index.flag(
+            "force_zeros_for_empty_prompt", base.force_zeros_for_empty_negative
+        ),
+        roles=tuple(
+            _padded(role, folder / part.role.replace("text_encoder", "tokenizer"))
+            for role, part in zip(spec.roles, texts, strict=True)
+        ),
+    )
+    return spec
+
+
+def _padded(role: TextRole, folder: Path) -> TextRole:
+    """The role with the padding that the tokenizer states, if it is one of the two there are."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            continue
+        pad = read_object(folder / name).values.get("pad_token")
+        text = pad.get("content") if isinstance(pad, dict) else pad
+        if text in ("!", "<|endoftext|>"):
+            return replace(role, pad=0 if text == "!" else EOS)
+    return role
+
+
+def _scheduler(folder: Path) -> JsonObject | None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    return read_object(path) if path.is_file() else None
+
+
+def _vae(folder: Path, variant: str | None) -> FoundVae:
+    if not (folder / "vae").is_dir():
+        raise FileError(
+            f"{shown(folder)} holds no autoencoder (vae/); give one with --vae (vae=... in Python)"
+        )
+    return open_vae(folder / "vae", variant)
+
+
+def _native_size(folder: Path, family: Family) -> int:
+    """Side in pixels from the U-Net's sample size; a pair of sizes leaves the family's."""
+    size = read_object(folder / "unet" / "config.json").values.get("sample_size")
+    whole = isinstance(size, int) and not isinstance(size, bool) and 0 < size <= 1024
+    upscaler = family.backbone.noise_levels is not None
+    return (
+        size * family.codec.factor
+        if whole and isinstance(size, int) and not upscaler
+        else (family.native_size)
+    )
+
+
+def _identity(
+    index: JsonObject, family: Family, scheduler: JsonObject | None, prediction: str | None
+) -> Identity:
+    notes: tuple[str, ...] = ()
+    if prediction is not None:
+        why = "asked for"
+    elif scheduler is not None:
+        why = "scheduler_config.json says so"
+    else:
+        why = "there is no scheduler_config.json"
+        notes = ("prediction eps is a guess: the folder holds no scheduler_config.json",)
+    pipeline = shown(index.values.get("_class_name", "an unnamed pipeline"), 80)
+    return Identity(
+        kind="model",
+        layout="Diffusers folder",
+        family=family,
+        reason=reason_for(family, [f"model_index.json names {pipeline}"]),
+        prediction=family.process.prediction,
+        prediction_reason=why,
+        notes=notes,
+    )

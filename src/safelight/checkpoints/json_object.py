@@ -1,0 +1,95 @@
+"""A JSON file of settings, read with types: what is missing or of another type is an error."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, TypeGuard
+
+from safelight.checkpoints.folders import read_json
+from safelight.checkpoints.printable import shown
+from safelight.errors import CheckpointError
+
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """The settings of one file; `source` names it in messages."""
+
+    values: Json
+    source: str
+
+    def has(self, name: str) -> bool:
+        """Whether the setting is there and not null."""
+        return self.values.get(name) is not None
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._get(name, default)
+        return value if isinstance(value, str) else self._refuse(name, "a text")
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        value = self._get(name, default)
+        return value if isinstance(value, bool) else self._refuse(name, "true or false")
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        value = self._get(name, default)
+        return value if _is_whole(value) else self._refuse(name, "a whole number, 0 or more")
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self._get(name, default)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        return self._refuse(name, "a number")
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._get(name, None)
+        if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        return self._refuse(name, "a list of texts")
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        value = self._get(name, None)
+        if isinstance(value, (list, tuple)) and all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
+        ):
+            return tuple(float(v) for v in value)
+        return self._refuse(name, "a list of numbers")
+
+    def wholes(self, name: str, count: int | None = None) -> tuple[int, ...]:
+        """Whole numbers; with `count`, a single one stands for so many."""
+        value = self._get(name, None)
+        if count is not None and _is_whole(value):
+            return (value,) * count
+        if isinstance(value, (list, tuple)) and all(_is_whole(v) for v in value):
+            if count is None or len(value) == count:
+                return tuple(value)
+            return self._refuse(name, f"{count} whole numbers")
+        return self._refuse(name, "a list of whole numbers")
+
+    def require(self, expected: Json, what: str) -> None:
+        """Raise CheckpointError unless these settings, where given, have these values."""
+        for name, value in expected.items():
+            found = self.values.get(name, value)
+            if found is not None and found != value:
+                raise CheckpointError(
+                    f"{self.source}: {name} is {shown(found)}; {what} is built with "
+                    f"{shown(value)} only, so this model cannot be loaded"
+                )
+
+    def _get(self, name: str, default: object) -> object:
+        value = self.values.get(name)
+        return default if value is None else value
+
+    def _refuse(self, name: str, expected: str) -> NoReturn:
+        found = self.values.get(name)
+        got = "is missing" if found is None else f"is {shown(found)}"
+        raise CheckpointError(f"{self.source}: {name} {got}; expected {expected}")
+
+
+def read_object(path: Path) -> JsonObject:
+    """The settings in a JSON file. Raises FileError if it holds no object."""
+    return JsonObject(read_json(path), shown(path))
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

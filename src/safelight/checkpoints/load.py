@@ -1,0 +1,275 @@
+"""From a path to a model: identify, check every name and shape, then read one tensor at a time."""
+
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from safelight.checkpoints.checkpoint import Checkpoint, Opened, by_prefix, checked, mismatch
+from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
+from safelight.checkpoints.files import open_weights
+from safelight.checkpoints.hashes import sha256
+from safelight.checkpoints.keymap import Link
+from safelight.checkpoints.kinds import Finding, kind_of, made_for
+from safelight.checkpoints.parts import Part, PartReport
+from safelight.checkpoints.printable import shown
+from safelight.checkpoints.single_file import open_single
+from safelight.checkpoints.vae_file import FoundVae, open_vae, with_vae
+from safelight.errors import CheckpointError, FileError
+from safelight.families import Family
+from safelight.model import FileRecord, LoadReport, Model
+from safelight.models.autoencoder import Autoencoder, Codec, CodecConfig
+from safelight.models.backbone import Backbone
+from safelight.models.clip import ClipText
+from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
+from safelight.models.unet import UNet
+from safelight.text.conditioner import Conditioner
+
+Pathlike = str | os.PathLike[str]
+Device = torch.device | str
+
+
+def load(
+    path: Pathlike,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Device = "cpu",
+    vae: Pathlike | None = None,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    ema: bool = False,
+    variant: str | None = None,
+) -> Model:
+    """The model in a single file of the original layout or in a Diffusers folder.
+
+    dtype: of all weights; None is float32 on the CPU, elsewhere the file's own type, but at least
+        16 bits wide. Weights of that type in the file are mapped, not copied: keep the file.
+    vae: a file or folder whose autoencoder replaces the model's own.
+    prediction: "eps", "v", ...; None is what the file says. zero_terminal_snr: the same.
+    ema: take a single file's averaged U-Net. variant: "fp16" and the like, of a folder's files.
+
+    Names and shapes are checked before a tensor is read; then each is read, cast and assigned, so
+    memory peaks at the weights in the wanted type and a little more.
+    Raises FileError if something cannot be read, CheckpointError if it is no model or its parts do
+    not fit, RequestError if a setting does not fit the model.
+    """
+    device = torch.device(device)
+    with open_checkpoint(
+        path,
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
+        ema=ema,
+        variant=variant,
+        own_vae=vae is None,
+    ) as checkpoint:
+        if vae is not None:
+            checkpoint = _with_other_vae(checkpoint, Path(vae))
+        return model_of(checkpoint, dtype=dtype, device=device)
+
+
+def open_checkpoint(
+    path: Pathlike,
+    *,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    ema: bool = False,
+    variant: str | None = None,
+    own_vae: bool = True,
+) -> Checkpoint:
+    """The parts of a model, found but not read; see `load` for the settings. Close it after use."""
+    path = Path(path)
+    if path.is_dir():
+        if not is_diffusers_folder(path):
+            raise FileError(f"{shown(path)} is a folder without model_index.json{_near(path)}")
+        if ema:
+            raise CheckpointError(
+                f"{shown(path)} is a Diffusers folder, which keeps no EMA weights beside others; "
+                "a variant of it may hold them (variant='non_ema' or the default)"
+            )
+        return open_diffusers(
+            path,
+            prediction=prediction,
+            zero_terminal_snr=zero_terminal_snr,
+            variant=variant,
+            own_vae=own_vae,
+        )
+    file = open_weights(path)
+    try:
+        shapes = {name: info.shape for name, info in file.header.items()}
+        found = kind_of(shapes)
+        if found.kind != "model":
+            raise CheckpointError(f"{shown(path)} {_no_model(found, made_for(shapes))}")
+        return open_single(
+            file,
+            prediction=prediction,
+            zero_terminal_snr=zero_terminal_snr,
+            ema=ema,
+            own_vae=own_vae,
+        )
+    except BaseException:
+        file.close()
+        raise
+
+
+def model_of(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: torch.device) -> Model:
+    """The model of an opened checkpoint, its weights read; the files may be closed afterwards."""
+    reports = checked(checkpoint)
+    modules = {part.role: filled(part, dtype=dtype, device=device) for part in checkpoint.parts}
+    family, unet, vae = checkpoint.family, modules["unet"], modules["vae"]
+    encoders = [modules[part.role] for part in checkpoint.parts if "text" in part.role]
+    assert isinstance(unet, UNet)
+    assert isinstance(vae, (Autoencoder, TinyAutoencoder))
+    return Model(
+        family=family,
+        text=Conditioner(family.text, [e for e in encoders if isinstance(e, ClipText)]),
+        network=Backbone(unet),
+        codec=Codec(vae, family.codec),
+        process=family.process.build(),
+        files=tuple(record for opened in checkpoint.files for record in _records(opened)),
+        report=_report(checkpoint, reports),
+        notes=checkpoint.identity.notes,
+    )
+
+
+def load_autoencoder(
+    path: Pathlike,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Device = "cpu",
+    family: Family | None = None,
+) -> Codec:
+    """The autoencoder in a file or folder, alone.
+
+    Scale and shift are those that its config states, else those of `family`, else 1 and 0.
+    Raises FileError or CheckpointError.
+    """
+    found = open_vae(Path(path))
+    with found.file:
+        _check_vae(found)
+        module = filled(found.part, dtype=dtype, device=torch.device(device))
+    assert isinstance(module, (Autoencoder, TinyAutoencoder))
+    if family is not None:
+        return Codec(module, with_vae(family, found.vae, shown(path)).codec)
+    scale = 1.0 if found.vae.scale is None else found.vae.scale
+    shift = 0.0 if found.vae.shift is None else found.vae.shift
+    return Codec(module, CodecConfig(found.vae.config, scale, shift))
+
+
+def filled(part: Part, *, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
+    """The module of a part with its weights. The part must have been reported sound."""
+    module = part.module()
+    for link in part.links(module):
+        for name, tensor in zip(link.ours, _read(part, link, dtype, device), strict=True):
+            _assign(module, name, tensor)
+    return module.eval().requires_grad_(False)
+
+
+def _read(
+    part: Part, link: Link, dtype: torch.dtype | None, device: torch.device
+) -> tuple[Tensor, ...]:
+    wanted = dtype or _default_dtype(part.tensors.info(link.theirs).dtype, device)
+    tensor = part.tensors.read(link.theirs, dtype=wanted)
+    return tuple(ours.contiguous().to(device) for ours in link.op.to_ours(tensor))
+
+
+def _default_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    if device.type == "cpu" or not stored.is_floating_point:
+        return torch.float32
+    return stored if stored.itemsize > 1 else torch.float16
+
+
+def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _with_other_vae(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """The checkpoint with the autoencoder of another file or folder."""
+    found = open_vae(path)
+    try:
+        family = with_vae(checkpoint.family, found.vae, shown(path))
+        _check_scale(checkpoint.family, found, path)
+    except BaseException:
+        found.file.close()
+        raise
+    return replace(
+        checkpoint,
+        family=family,
+        identity=replace(checkpoint.identity, family=family),
+        parts=(checkpoint.parts[0], found.part, *checkpoint.parts[1:]),
+        files=(*checkpoint.files, Opened("vae", found.file, found.paths)),
+    )
+
+
+def _check_scale(family: Family, found: FoundVae, path: Path) -> None:
+    """Refuse a KL autoencoder that states another scale: it was trained for other latents."""
+    stated, own = found.vae.scale, family.codec.scale
+    if stated is None or isinstance(found.vae.config, TinyAutoencoderConfig) or stated == own:
+        return
+    raise CheckpointError(
+        f"{shown(path)} is for latents scaled by {stated}, but {family.label} draws latents scaled "
+        f"by {own}; it is the autoencoder of another family"
+    )
+
+
+def _check_vae(found: FoundVae) -> None:
+    report = found.part.report()
+    if not report.sound:
+        raise CheckpointError(
+            f"{shown(found.paths[0])} does not fit the autoencoder it seems to be: "
+            f"{mismatch([report])}"
+        )
+
+
+def _records(opened: Opened) -> list[FileRecord]:
+    return [
+        FileRecord(opened.role, path, path.stat().st_size, partial(sha256)) for path in opened.paths
+    ]
+
+
+def _report(checkpoint: Checkpoint, reports: tuple[PartReport, ...]) -> LoadReport:
+    idle = tuple(name for report in reports for name in report.ignored)
+    return LoadReport(
+        layout=checkpoint.identity.layout,
+        reason=checkpoint.identity.reason,
+        used=sum(len(report.used) for report in reports),
+        ignored=(*checkpoint.ignored, *idle),
+        unknown=by_prefix(checkpoint.unknown),
+    )
+
+
+def _no_model(found: Finding, made: str) -> str:
+    """What a file is instead of a model, and what to do with it."""
+    fits = f" {made}" if made else ""
+    advice = {
+        "vae": "give it with --vae (vae=... in Python) beside a model",
+        "taesd": "give it with --vae (vae=... in Python) beside a model",
+        "unet": "it lacks the text encoder and the autoencoder; get the full checkpoint",
+        "other model": "it is of a family that is not supported",
+        "unknown": "expected a checkpoint with a U-Net under model.diffusion_model.*",
+    }.get(found.kind, "give the model it was made for")
+    article = "an" if found.kind[0] in "aeiou" else "a"
+    names = {
+        "lora": "a LoRA",
+        "controlnet": "a ControlNet",
+        "vae": "an autoencoder (VAE)",
+        "taesd": "a tiny autoencoder (TAESD)",
+        "unet": "a U-Net alone",
+        "t2i adapter": "a T2I adapter",
+        "ip adapter": "an IP-Adapter",
+        "other model": "another kind of model",
+        "unknown": "nothing that we know",
+    }
+    what = names.get(found.kind, f"{article} {found.kind}")
+    return f"is {what}{fits}, not a model: {found.evidence}; {advice}"
+
+
+def _near(path: Path) -> str:
+    inner = sorted(p.parent.name for p in path.glob("*/model_index.json"))
+    weights = sorted(p.name for p in path.glob("*.safetensors"))
+    if inner or weights:
+        return f"; did you mean {shown(path / (inner or weights)[0])}?"
+    return "; give a Diffusers folder or a weights file"

@@ -1,0 +1,145 @@
+"""One part of a model in a file: its config, its tensors, and how their names become ours."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from safelight.checkpoints.keymap import KeyMap, Link, Shape
+from safelight.checkpoints.weight_file import TensorInfo, WeightFile
+from safelight.models.autoencoder import Autoencoder, AutoencoderConfig
+from safelight.models.clip import ClipText, ClipTextConfig
+from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
+from safelight.models.unet import UNet, UNetConfig
+
+Role = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
+PartConfig = UNetConfig | AutoencoderConfig | TinyAutoencoderConfig | ClipTextConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Some tensors of a file, under names of their own."""
+
+    file: WeightFile
+    names: Mapping[str, str]  # name here -> name in the file
+
+    @classmethod
+    def below(cls, file: WeightFile, prefix: str = "") -> Self:
+        """All tensors whose names start with the prefix (dot included), without it."""
+        return cls(
+            file, {name[len(prefix) :]: name for name in file.header if name.startswith(prefix)}
+        )
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: self.file.header[stored].shape for name, stored in self.names.items()}
+
+    def info(self, name: str) -> TensorInfo:
+        return self.file.header[self.names[name]]
+
+    def read(self, name: str, *, dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor; see `WeightFile.read`."""
+        return self.file.read(self.names[name], dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """How the tensors of a part compare with what its config asks for; names are the file's."""
+
+    role: Role
+    used: tuple[str, ...]
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+    ignored: tuple[str, ...]  # known to be unused: position ids, the logit scale, a last block
+    misshapen: tuple[tuple[str, Shape, Shape], ...]  # name, found, expected
+
+    @property
+    def sound(self) -> bool:
+        return not (self.missing or self.surplus or self.misshapen)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A U-Net, an autoencoder or a text encoder that has been found but not read.
+
+    idle: prefixes of names, dot included or whole names, that are present but never used.
+    """
+
+    role: Role
+    config: PartConfig
+    tensors: Selection
+    keymap: KeyMap
+    idle: tuple[str, ...] = ()
+
+    def module(self) -> nn.Module:
+        """The module without memory for its weights."""
+        with torch.device("meta"):
+            return built(self.config)
+
+    def links(self, module: nn.Module) -> list[Link]:
+        """The file's tensors that hold the module's, in the module's order."""
+        return self.keymap.links(module.state_dict())
+
+    def report(self) -> PartReport:
+        """Compare names and shapes, without reading a tensor."""
+        ours = {name: tuple(t.shape) for name, t in self.module().state_dict().items()}
+        found = self.tensors.shapes
+        used, missing, misshapen = [], [], []
+        for link in self.keymap.links(ours):
+            shapes = [ours[name] for name in link.ours]
+            shape = found.get(link.theirs)
+            if shape is None:
+                missing.append(self.stored(link.theirs))
+                continue
+            used.append(link.theirs)
+            if not link.op.accepts(shape, shapes):
+                misshapen.append((self.stored(link.theirs), shape, link.op.shape(shapes)))
+        rest = set(found) - set(used)
+        idle = {name for name in rest if name.startswith(self.idle)}
+        return PartReport(
+            self.role,
+            tuple(self.stored(name) for name in used),
+            tuple(missing),
+            tuple(sorted(self.stored(name) for name in rest - idle)),
+            tuple(sorted(self.stored(name) for name in idle)),
+            tuple(misshapen),
+        )
+
+    def stored(self, name: str) -> str:
+        """A name as it stands in the file; for a missing one, as it would."""
+        if name in self.tensors.names:
+            return self.tensors.names[name]
+        for here, there in self.tensors.names.items():
+            if there.endswith(here):
+                return there[: len(there) - len(here)] + name
+        return name
+
+    def ours(self) -> Iterator[tuple[str, Tensor]]:
+        """Our names and tensors, in the types of the file, one after the other.
+
+        The part must have been reported sound.
+        """
+        for link in self.links(self.module()):
+            yield from zip(link.ours, link.op.to_ours(self.tensors.read(link.theirs)), strict=True)
+
+
+def built(config: PartConfig) -> nn.Module:
+    """The module of a config."""
+    match config:
+        case UNetConfig():
+            return UNet(config)
+        case AutoencoderConfig():
+            return Autoencoder(config)
+        case TinyAutoencoderConfig():
+            return TinyAutoencoder(config)
+        case ClipTextConfig():
+            return ClipText(config)
+
+
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    names = list(names)
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

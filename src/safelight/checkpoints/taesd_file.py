@@ -1,0 +1,112 @@
+"""TAESD in the files it comes in: Diffusers' one, two numbered halves, or both in one."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from safelight.checkpoints.files import open_weights
+from safelight.checkpoints.measure_unet import Shapes
+from safelight.checkpoints.parts import Selection
+from safelight.checkpoints.printable import shown
+from safelight.checkpoints.weight_file import Container, JoinedFiles, TensorInfo, WeightFile
+from safelight.errors import CheckpointError
+from safelight.models.taesd import TinyAutoencoderConfig
+
+_HALVES = ("encoder", "decoder")
+_NUMBERED = re.compile(r"^taesd_(encoder|decoder)\.(\d+)\.(.+)$")
+
+
+def with_both_halves(file: WeightFile) -> WeightFile:
+    """The file, joined with its other half if it is one of the two published files.
+
+    Raises CheckpointError if the other half does not lie beside it.
+    """
+    if "encoder.layers.0.weight" in file.header or any(_NUMBERED.match(n) for n in file.header):
+        return file
+    # The decoder's numbers start at 1: its first layer is a clamp without weights.
+    own = "encoder" if "0.weight" in file.header else "decoder"
+    other = next(half for half in _HALVES if half != own)
+    path = file.path.with_name(file.path.name.replace(own, other))
+    if path == file.path or not path.is_file():
+        raise CheckpointError(
+            f"{shown(file.path)} is the {own} of a tiny autoencoder; its {other} is needed too: "
+            f"put it beside it, named alike with {other} for {own}"
+        )
+    halves = [_Below(file, f"taesd_{own}."), _Below(open_weights(path), f"taesd_{other}.")]
+    return JoinedFiles(file.path, halves)
+
+
+def tiny_tensors(file: WeightFile) -> Selection:
+    """The tensors of a tiny autoencoder under our names."""
+    names: dict[str, str] = {}
+    for stored in file.header:
+        if found := _NUMBERED.match(stored):
+            half, number, rest = found[1], int(found[2]), found[3]
+            number -= half == "decoder"
+            names[f"{half}.layers.{number}.{rest}"] = stored
+        else:
+            names[stored] = stored
+    return Selection(file, names)
+
+
+def measured_tiny(shapes: Shapes) -> TinyAutoencoderConfig:
+    """The config that fits tensors named `encoder.layers.N` and `decoder.layers.N`.
+
+    Raises CheckpointError if they do not make a tiny autoencoder.
+    """
+    blocks, n = [0], 1
+    while True:
+        if f"encoder.layers.{n}.conv.0.weight" in shapes:
+            blocks[-1] += 1
+        elif f"encoder.layers.{n + 1}.conv.0.weight" in shapes:
+            blocks.append(0)  # layer n halves the size
+        else:
+            break
+        n += 1
+    first, last = shapes.get("encoder.layers.0.weight"), shapes.get(f"encoder.layers.{n}.weight")
+    end = 2 + sum(blocks) + 2 * (len(blocks) - 1)
+    out = shapes.get(f"decoder.layers.{end}.weight")
+    if first is None or last is None or out is None:
+        raise CheckpointError("the tiny autoencoder is incomplete: a half or some layers are lost")
+    return TinyAutoencoderConfig(
+        in_channels=first[1],
+        out_channels=out[0],
+        latent_channels=last[0],
+        width=first[0],
+        blocks=tuple(blocks),
+    )
+
+
+class _Below:
+    """A weights file whose names are put below a prefix."""
+
+    def __init__(self, file: WeightFile, prefix: str) -> None:
+        self._file, self._prefix = file, prefix
+        self.path: Path = file.path
+        self.container: Container = file.container
+        self.header: Mapping[str, TensorInfo] = {
+            prefix + name: info for name, info in file.header.items()
+        }
+        self.metadata = file.metadata
+
+    def read(self, name: str, *, dtype: torch.dtype | None = None, copy: bool = False) -> Tensor:
+        return self._file.read(name.removeprefix(self._prefix), dtype=dtype, copy=copy)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
