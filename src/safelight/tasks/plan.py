@@ -100,7 +100,7 @@ def levels(model: Model, request: Request, sampler: SamplerInfo) -> tuple[str, T
         schedule = resolve_schedule("align_your_steps_sdxl")
 
     def spacing(steps: int) -> Tensor:
-        return schedule(model.process, steps)
+        return schedule(model.process, steps, **request.schedule_options.given())
 
     planned = without_penultimate(spacing) if sampler.discard_penultimate else spacing
     return schedule.name, planned(request.steps)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from safelight.text.compel import Mixture, read_compel
 from safelight.text.layout import spans_of
@@ -53,7 +54,7 @@ def _read(
 ) -> tuple[list[Mixture], tuple[ExtraNetwork, ...]]:
     if source == "compel":
         reading = read_compel(text)
-        return list(reading.terms), reading.networks
+        return [_spaced(term) for term in reading.terms], reading.networks
     prompt = parse_prompt(text, steps=STEPS, dialect=source)
     notes += [note for note in prompt.notes if "comment" in note]
     parts = [_first(part, target, notes) for part in prompt.parts]
@@ -66,6 +67,15 @@ def _read(
     for part, own in zip(prompt.parts, parts, strict=True):
         terms += (Mixture((spans,), weight=part.weight) for spans in _at_breaks(own, source))
     return terms, prompt.networks
+
+
+def _spaced(term: Mixture) -> Mixture:
+    """The term with blanks after its spans: compel's are whole words."""
+    texts = tuple(
+        tuple(Span(f"{span.text} ", span.weight) for span in own[:-1]) + own[-1:]
+        for own in term.texts
+    )
+    return replace(term, texts=texts)
 
 
 def _first(part: Part, target: Dialect, notes: Notes) -> str:

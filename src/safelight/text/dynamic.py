@@ -15,7 +15,7 @@ from safelight.errors import PromptError
 from safelight.text.span import MAX_CHARACTERS, MAX_DEPTH, checked, checked_weight, too_deep
 from safelight.text.wildcards import Wildcards
 
-MAX_CHOICES = 20_000
+MAX_CHOICES = 10_000
 MAX_WILDCARDS = 32  # wildcards within wildcards; more is a circle
 SEPARATOR = ", "
 
