@@ -1,4 +1,4 @@
-"""The house: a module imports only from floors below its own, or from its own room without a circle."""
+"""The house: a module imports from floors below its own, or its own room without a circle."""
 
 import ast
 from pathlib import Path

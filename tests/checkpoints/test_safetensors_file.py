@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -176,3 +178,54 @@ def test_thousands_of_tensors_are_read(tmp_path: Path) -> None:
     with open_weights(path) as weights:
         assert len(weights.header) == 9999
         assert weights.read("t9998").item() == 9998 % 251
+
+
+MEASURE = """
+import resource, sys
+import torch
+from safelight.checkpoints.files import open_weights
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+kept = []
+wanted = getattr(torch, sys.argv[2]) if len(sys.argv) > 2 else None
+with open_weights(sys.argv[1]) as weights:
+    weights.read("small", dtype=wanted)
+    before = peak()
+    for name in weights.header:
+        kept.append(weights.read(name, dtype=wanted))
+        kept[-1].sum()
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suffix", "wanted", "bound"),
+    [
+        (".safetensors", "float16", 112),
+        (".safetensors", "float64", 432),
+        (".safetensors", "", 216),
+        (".ckpt", "float16", 112),
+        (".ckpt", "", 216),
+    ],
+)
+def test_reading_peaks_at_the_wanted_type_and_one_buffer(
+    tmp_path: Path, suffix: str, wanted: str, bound: int
+) -> None:
+    """Ten tensors of 20 MiB in float32: no second copy, of the file or of a tensor, piles up."""
+    path = tmp_path / f"large{suffix}"
+    state = {f"t{i}": torch.ones(5, 2**20) for i in range(10)} | {"small": torch.ones(2)}
+    if suffix == ".ckpt":
+        torch.save(state, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path), *([wanted] if wanted else [])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    slack = 40  # MiB: the 16 MiB buffer and the allocator
+    assert int(done.stdout) < (bound + slack) * 2**20

@@ -61,6 +61,8 @@ class Checkpoint:
 
 def checked(checkpoint: Checkpoint) -> tuple[PartReport, ...]:
     """The report of every part. Raises one CheckpointError if any of them is not sound."""
+    for part in checkpoint.parts:
+        _check_types(checkpoint.source, part)
     reports = tuple(part.report() for part in checkpoint.parts)
     if all(report.sound for report in reports):
         return reports
@@ -68,6 +70,17 @@ def checked(checkpoint: Checkpoint) -> tuple[PartReport, ...]:
         f"{checkpoint.source} does not fit {checkpoint.family.label}, which it seems to be: "
         f"{mismatch(reports)}"
     )
+
+
+def _check_types(source: str, part: Part) -> None:
+    """Refuse weights stored as whole numbers: quantised ones mean nothing without their scales."""
+    for name in part.tensors.names:
+        dtype = part.tensors.info(name).dtype
+        if not dtype.is_floating_point and not name.startswith(part.idle):
+            raise CheckpointError(
+                f"{source}: {shown(part.stored(name))} is stored as {dtype}; quantised weights "
+                "are not supported, get the file in fp16, bf16 or fp32"
+            )
 
 
 def mismatch(reports: Iterable[PartReport]) -> str:

@@ -212,7 +212,7 @@ def _spec(
     else:
         base = SD2_TEXT if backbone.linear_projection else SD1_TEXT
     spec = spec_of(base, texts, backbone, shown(folder))
-    spec = replace(
+    return replace(
         spec,
         force_zeros_for_empty_negative=index.flag(
             "force_zeros_for_empty_prompt", base.force_zeros_for_empty_negative
@@ -222,7 +222,6 @@ def _spec(
             for role, part in zip(spec.roles, texts, strict=True)
         ),
     )
-    return spec
 
 
 def _padded(role: TextRole, folder: Path) -> TextRole:

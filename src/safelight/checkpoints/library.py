@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -16,11 +16,15 @@ from typing import Literal
 
 import torch
 
+from safelight.checkpoints.diffusers_folder import is_diffusers_folder
 from safelight.checkpoints.files import open_shards
 from safelight.checkpoints.folders import PICKLED_STEMS, find_weights
 from safelight.checkpoints.hashes import known_sha256
+from safelight.checkpoints.keymap import Shape
+from safelight.checkpoints.kinds import kind_of, made_for
+from safelight.checkpoints.load import open_checkpoint
 from safelight.checkpoints.printable import shown
-from safelight.errors import FileError, RequestError
+from safelight.errors import FileError, RequestError, SafelightError
 
 Layout = Literal["file", "folder"]
 
@@ -56,6 +60,7 @@ class Description:
     entry: Entry
     size: int  # bytes of its weights on disk
     dtype: str  # of most of its bytes: "fp16", "bf16", ...
+    what: str  # the family of a model; else the kind, such as "lora for SD 1.x"
     sha256: str | None  # of a file, if it is remembered
     fault: str | None
 
@@ -129,19 +134,29 @@ def described(entry: Entry) -> Description:
     """What the headers of an entry's weights say; a damaged one gives its fault, not an error."""
     size = 0
     types: Counter[torch.dtype] = Counter()
+    shapes: dict[str, Shape] = {}
     try:
         for paths in _files(entry):
             size += sum(path.stat().st_size for path in paths)
             with open_shards(paths) as weights:
-                for info in weights.header.values():
+                for name, info in weights.header.items():
                     types[info.dtype] += info.nbytes
-    except (FileError, OSError) as error:
-        return Description(entry, size, "", None, str(error))
-    if not size:
-        return Description(entry, 0, "", None, f"{shown(entry.path)} holds no weights")
+                    shapes[name] = info.shape
+        what = _what(entry, shapes)
+    except (SafelightError, OSError) as error:
+        return Description(entry, size, "", "", None, str(error))
     dtype = short_name(types.most_common(1)[0][0]) if types else ""
     digest = known_sha256(entry.path) if entry.layout == "file" else None
-    return Description(entry, size, dtype, digest, None)
+    return Description(entry, size, dtype, what, digest, None)
+
+
+def _what(entry: Entry, shapes: Mapping[str, Shape]) -> str:
+    """The family of a model, or the kind of any other file and what it is for."""
+    found = kind_of(shapes)
+    if is_diffusers_folder(entry.path) or (entry.layout == "file" and found.kind == "model"):
+        with open_checkpoint(entry.path) as checkpoint:
+            return checkpoint.family.label
+    return f"{found.kind} {made_for(shapes)}".strip()
 
 
 def short_name(dtype: torch.dtype) -> str:
@@ -190,9 +205,11 @@ def _unknown(name: str, path: Path, known: Sequence[Entry]) -> str:
     for whole in [*beside, *(entry.name for entry in known)]:
         last = _plain(whole).rpartition("/")[2]
         spellings |= {Path(last).stem: whole, last: whole, _plain(whole): whole}
-    near = get_close_matches(_plain(name), spellings, n=3, cutoff=0.6)
+    wanted = _plain(name)
+    near = get_close_matches(wanted, spellings, n=3, cutoff=0.6)
+    near += get_close_matches(wanted.rpartition("/")[2], spellings, n=3, cutoff=0.6)
     unique = dict.fromkeys(shown(spellings[spelling]) for spelling in near)
-    hint = f"did you mean {' or '.join(unique)}? " if unique else ""
+    hint = f"did you mean {' or '.join(list(unique)[:3])}? " if unique else ""
     return (
         f"there is no model {shown(name)}; {hint}Give a file, a Diffusers folder, or a name that "
         "`safelight models` lists"

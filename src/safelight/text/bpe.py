@@ -153,6 +153,16 @@ def token_text(token: int) -> str:
     return _shown(symbols[token])
 
 
+def vocabulary() -> tuple[str, ...]:
+    """Every token in the order of its id, as CLIP's `vocab.json` writes it."""
+    return (*_vocabulary().symbols, token_text(BOS), token_text(EOS))
+
+
+def merges() -> tuple[str, ...]:
+    """Every pair that is merged, the earliest learned first, as CLIP's `merges.txt` writes it."""
+    return tuple(_vocabulary().ranks)
+
+
 @dataclass(frozen=True)
 class _Vocabulary:
     ranks: Mapping[str, int]  # "left right" -> how early the merge was learned

@@ -1,0 +1,125 @@
+"""Tiny Diffusers pipelines with every weight at random, saved as folders for ours to load."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from transformers.models.clip.configuration_clip import CLIPTextConfig
+from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+from models_tiny import randomised
+from text_oracles import transformers_tokenizer
+from unet_published import FAMILIES, tiny_json
+
+WIDTHS = {1: (64,), 2: (64,), "xl": (64, 128), "refiner": (128,)}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def text_model(
+    width: int, *, layers: int = 3, gelu: bool = False, projection: int | None = None, seed: int = 0
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """A CLIP text model of heads of 64, on the whole vocabulary."""
+    config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        hidden_act="gelu" if gelu else "quick_gelu",
+        projection_dim=projection or 512,
+        max_position_embeddings=77,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=0 if gelu else 49407,
+    )
+    model = CLIPTextModel(config) if projection is None else CLIPTextModelWithProjection(config)
+    return randomised(model, seed)
+
+
+def unet(name: str, context: int, vector: int | None = None) -> UNet2DConditionModel:
+    json = dict(tiny_json(FAMILIES[name].theirs))
+    json |= {"cross_attention_dim": context, "sample_size": 8}
+    if vector is not None:
+        json["addition_time_embed_dim"] = 8
+        json["projection_class_embeddings_input_dim"] = vector
+    return randomised(UNet2DConditionModel(**json), 1)
+
+
+def vae(levels: int = 4, scale: float = 0.18215) -> AutoencoderKL:
+    return randomised(
+        AutoencoderKL(
+            block_out_channels=(8, 16, 16, 16)[:levels],
+            down_block_types=["DownEncoderBlock2D"] * levels,
+            up_block_types=["UpDecoderBlock2D"] * levels,
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=4,
+            scaling_factor=scale,
+        ),
+        2,
+    )
+
+
+def scheduler(prediction: str = "epsilon") -> DDIMScheduler:
+    return DDIMScheduler(
+        **BETAS,
+        prediction_type=prediction,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+@cache
+def tokenizer(pad: str | None = None):
+    made = transformers_tokenizer()
+    made.model_max_length = 77
+    if pad is not None:
+        made.pad_token = pad
+    return made
+
+
+def sd_parts(family: str) -> dict[str, object]:
+    """The parts of an SD 1.x or 2.x pipeline of one tiny family."""
+    second = family.startswith("sd2")
+    clip = text_model(64, gelu=second)
+    return {
+        "vae": vae(),
+        "text_encoder": clip,
+        "tokenizer": tokenizer("!" if second else "<|endoftext|>"),
+        "unet": unet(family, 64),
+        "scheduler": scheduler("v_prediction" if family == "sd2-v" else "epsilon"),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def xl_parts() -> dict[str, object]:
+    return {
+        "vae": vae(scale=0.13025),
+        "text_encoder": text_model(64, seed=3),
+        "text_encoder_2": text_model(128, gelu=True, projection=40, seed=4),
+        "tokenizer": tokenizer("<|endoftext|>"),
+        "tokenizer_2": tokenizer("!"),
+        "unet": unet("sdxl", 192, 40 + 6 * 8),
+        "scheduler": scheduler(),
+        "force_zeros_for_empty_prompt": True,
+    }
+
+
+def save(pipeline: object, folder: Path) -> Path:
+    pipeline.save_pretrained(folder, safe_serialization=True)  # type: ignore[attr-defined]
+    return folder
+
+
+def quiet(pipeline: object) -> object:
+    pipeline.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
+    return pipeline
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
