@@ -4,115 +4,37 @@ Those that carry code would create the file `marker` in the folder that they are
 """
 
 import io
-import json
 import os
 import pickle
 import socket
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+
+from forged_safetensors import FORGED
+from torch_archives import (
+    GOOD,
+    MAGIC,
+    ORDERED,
+    SIX,
+    archive,
+    call,
+    dict_of,
+    legacy,
+    name,
+    program,
+    storage,
+    tensor,
+    text,
+    tuple_of,
+    whole,
+)
 
 MARKER = "marker"
 
-# -- pickles, written opcode by opcode ------------------------------------------------------------
-
-
-def text(value: str) -> bytes:
-    raw = value.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def whole(value: int) -> bytes:
-    if -(2**31) <= value < 2**31:
-        return b"J" + struct.pack("<i", value)
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def name(module: str, attribute: str) -> bytes:
-    return f"c{module}\n{attribute}\n".encode()
-
-
-def tuple_of(*parts: bytes) -> bytes:
-    return b"(" + b"".join(parts) + b"t"
-
-
-def call(what: bytes, *args: bytes) -> bytes:
-    return what + tuple_of(*args) + b"R"
-
-
-def program(body: bytes, protocol: int = 2) -> bytes:
-    return b"\x80" + bytes([protocol]) + body + b"."
-
-
-def dict_of(**items: bytes) -> bytes:
-    return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
-
-
-def storage(key: str = "0", count: int = 6, kind: str = "FloatStorage", *more: bytes) -> bytes:
-    parts = [text("storage"), name("torch", kind), text(key), text("cpu"), whole(count), *more]
-    return tuple_of(*parts) + b"Q"
-
-
-ORDERED = name("collections", "OrderedDict") + b")R"
-
-
-def tensor(
-    source: bytes | None = None,
-    offset: int = 0,
-    shape: Iterable[int] = (2, 3),
-    stride: Iterable[int] = (3, 1),
-) -> bytes:
-    return call(
-        name("torch._utils", "_rebuild_tensor_v2"),
-        storage() if source is None else source,
-        whole(offset),
-        tuple_of(*map(whole, shape)),
-        tuple_of(*map(whole, stride)),
-        b"\x89",
-        ORDERED,
-    )
-
-
-SIX = struct.pack("<6f", *range(6))
-GOOD = program(dict_of(weight=tensor()))
-
-
-def archive(
-    data: bytes = GOOD,
-    root: str = "archive",
-    more: Iterable[tuple[str, bytes]] = (("data/0", SIX),),
-    method: int = zipfile.ZIP_STORED,
-) -> bytes:
-    """A zip archive as torch.save lays it out."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as z:
-        z.writestr(f"{root}/data.pkl", data)
-        z.writestr(f"{root}/byteorder", b"little")
-        for entry, content in more:
-            z.writestr(f"{root}/{entry}", content)
-        z.writestr(f"{root}/version", b"3\n")
-    return out.getvalue()
-
-
-MAGIC = program(whole(0x1950A86A20F9469CFC6C))
-SYSTEM = pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2)
-
-
-def legacy(
-    data: bytes | None = None,
-    keys: bytes | None = None,
-    tail: bytes | None = None,
-    system: bytes = SYSTEM,
-) -> bytes:
-    """The container that torch.save wrote before version 1.6."""
-    source = storage("0", 6, "FloatStorage", b"N")
-    data = program(dict_of(weight=tensor(source))) if data is None else data
-    keys = pickle.dumps(["0"], 2) if keys is None else keys
-    tail = struct.pack("<q", 6) + SIX if tail is None else tail
-    return MAGIC + pickle.dumps(1001, 2) + system + data + keys + tail
+# -- code -----------------------------------------------------------------------------------------
 
 
 def touch(marker: Path) -> bytes:
@@ -430,88 +352,8 @@ def moved(offset: int) -> bytes:
     return data[:at] + struct.pack("<L", offset) + data[at + 4 :]
 
 
-# -- safetensors ----------------------------------------------------------------------------------
+# -- other files -----------------------------------------------------------------------------------
 
-
-def entry(shape: object = (2, 3), places: object = (0, 24), dtype: object = "F32") -> object:
-    return {"dtype": dtype, "shape": shape, "data_offsets": places}
-
-
-def safetensors(header: object, data: bytes = SIX, length: int | None = None) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
-
-
-def one(**changed: object) -> bytes:
-    return safetensors({"weight": entry(**changed)})
-
-
-def many(count: int) -> bytes:
-    return safetensors({f"t{i}": entry([0], [0, 0]) for i in range(count)}, b"")
-
-
-ONE = json.dumps(entry()).encode()
-FORGED: dict[str, Writer] = {
-    "length-2e63": lambda m: safetensors({"w": entry()}, length=2**63 + 5),
-    "length-beyond": lambda m: safetensors({"w": entry()}, length=10**6),
-    "length-0": lambda m: struct.pack("<Q", 0) + SIX,
-    "length-short": lambda m: safetensors({"w": entry()}, length=20),
-    "length-into-data": lambda m: safetensors({"w": entry()}, length=len(ONE) + 20),
-    "only-length": lambda m: struct.pack("<Q", 2),
-    "not-json": lambda m: safetensors(b"{weight: 1}"),
-    "json-list": lambda m: safetensors(b"[1, 2, 3, 4]"),
-    "leading-space": lambda m: safetensors(b' {"weight": ' + ONE + b"}"),
-    "not-utf8-header": lambda m: safetensors(b'{"\xff": ' + ONE + b"}"),
-    "lone-surrogate": lambda m: safetensors(b'{"\\ud800": ' + ONE + b"}"),
-    "name-twice": lambda m: safetensors(b'{"w": ' + ONE + b', "w": ' + ONE + b"}"),
-    "field-twice": lambda m: safetensors(b'{"w": ' + ONE[:-1] + b', "dtype": "F32"}}'),
-    "nan": lambda m: safetensors(
-        b'{"w": {"dtype": "F32", "shape": [NaN], "data_offsets": [0,24]}}'
-    ),
-    "digits-5000": lambda m: safetensors(
-        b'{"w": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0,24]}}'
-    ),
-    "type-unknown": lambda m: one(dtype="F99"),
-    "type-list": lambda m: one(dtype=["F32"]),
-    "type-none": lambda m: one(dtype=None),
-    "type-too-wide": lambda m: one(dtype="F64"),
-    "shape-negative": lambda m: one(shape=[-2, -3]),
-    "shape-float": lambda m: one(shape=[2.0, 3]),
-    "shape-true-header": lambda m: one(shape=[True, 6]),
-    "shape-text-header": lambda m: one(shape="23"),
-    "shape-overflow": lambda m: one(shape=[2**32, 2**32]),
-    "shape-overflow-empty": lambda m: one(shape=[0, 2**60, 2**60], places=[0, 0]),
-    "shape-other": lambda m: one(shape=[2, 4]),
-    "rank-5000": lambda m: one(shape=[1] * 5000),
-    "offsets-reversed": lambda m: one(places=[24, 0]),
-    "offsets-negative": lambda m: one(places=[-24, 0]),
-    "offsets-three": lambda m: one(places=[0, 24, 24]),
-    "offsets-huge": lambda m: one(places=[2**63, 2**63 + 24]),
-    "offsets-text": lambda m: one(places="ab"),
-    "overlap": lambda m: safetensors({"a": entry(), "b": entry([1], [20, 24])}),
-    "alias": lambda m: safetensors({"a": entry(), "b": entry()}),
-    "hole": lambda m: safetensors({"a": entry([1], [0, 4]), "b": entry([1], [20, 24])}),
-    "late-start": lambda m: one(shape=[5], places=[4, 24]),
-    "truncated": lambda m: safetensors({"weight": entry()}, SIX[:-1]),
-    "trailing": lambda m: safetensors({"weight": entry()}, SIX + b"\0"),
-    "trailing-zip": lambda m: safetensors({"weight": entry()}, SIX) + archive(),
-    "field-missing": lambda m: safetensors({"weight": {"dtype": "F32", "shape": [6]}}),
-    "field-surplus": lambda m: safetensors({"weight": {**entry(), "code": "x"}}),  # type: ignore[dict-item]
-    "entry-list": lambda m: safetensors({"weight": [1, 2]}),
-    "metadata-list": lambda m: safetensors({"__metadata__": [], "weight": entry()}),
-    "metadata-number": lambda m: safetensors({"__metadata__": {"a": 1}, "weight": entry()}),
-    "metadata-nested": lambda m: safetensors({"__metadata__": {"a": {}}, "weight": entry()}),
-    "tensors-150000": lambda m: many(150_000),
-    "name-long": lambda m: safetensors({"w" * 10_000: entry()}),
-    "name-escape": lambda m: safetensors({"\x1b[31m\n\x07": entry(dtype="F99")}),
-    "json-deep": lambda m: safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-    "json-deep-type": lambda m: safetensors(
-        b'{"w":{"dtype":' + b"[" * 900 + b"]" * 900 + b',"shape":[6],"data_offsets":[0,24]}}'
-    ),
-    "json-deep-list": lambda m: safetensors(b'{"a":' + b"[" * 10**6),
-    "header-large": lambda m: safetensors(b'{"a":[' + b"[]," * 11_500_000 + b"[]]}"),
-    "header-lists": lambda m: safetensors(b'{"a":[' + b"[]," * 10_000_000 + b"[]]}"),
-}
 OTHERS: dict[str, Writer] = {
     "empty": lambda m: b"",
     "one-byte": lambda m: b"\x80",

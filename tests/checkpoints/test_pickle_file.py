@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hostile_files as hostile
+import torch_archives as archives
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.pickle_file import PickleFile
 from safelight.checkpoints.regular_file import RegularFile
@@ -163,27 +164,27 @@ def test_a_pickled_module_gives_its_state_dict(tmp_path: Path) -> None:
 
 def lightning() -> bytes:
     """State as Lightning leaves it in a checkpoint: classes as keys, instances, attribute dicts."""
-    made = hostile.name("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
-    kept = hostile.name("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81"
-    config = hostile.name("omegaconf.dictconfig", "DictConfig") + b")\x81"
-    return hostile.program(
+    made = archives.name("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+    kept = archives.name("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81"
+    config = archives.name("omegaconf.dictconfig", "DictConfig") + b")\x81"
+    return archives.program(
         b"}("
-        + hostile.text("state_dict")
-        + hostile.dict_of(weight=hostile.tensor())
-        + hostile.text("callbacks")
+        + archives.text("state_dict")
+        + archives.dict_of(weight=archives.tensor())
+        + archives.text("callbacks")
         + b"}"
         + made
-        + hostile.dict_of(best=b"N")
+        + archives.dict_of(best=b"N")
         + b"s"
-        + hostile.text("hyper_parameters")
+        + archives.text("hyper_parameters")
         + kept
         + b"("
-        + hostile.text("rate")
+        + archives.text("rate")
         + b"G?\xf0\0\0\0\0\0\0"
         + b"u"
-        + hostile.text("config")
+        + archives.text("config")
         + config
-        + hostile.dict_of(_content=hostile.name("typing", "Any"))
+        + archives.dict_of(_content=archives.name("typing", "Any"))
         + b"b"
         + b"u"
     )
@@ -191,7 +192,7 @@ def lightning() -> bytes:
 
 def test_lightning_state_stays_inert_and_the_weights_load(tmp_path: Path) -> None:
     path = tmp_path / "sd.ckpt"
-    path.write_bytes(hostile.archive(lightning()))
+    path.write_bytes(archives.archive(lightning()))
     with opened(path) as weights:
         assert weights.read("weight").tolist() == [[0, 1, 2], [3, 4, 5]]
         assert (
@@ -221,11 +222,11 @@ def test_numpy_and_argparse_state_stays_inert(tmp_path: Path) -> None:
 def test_calling_a_placeholder_calls_nothing(tmp_path: Path) -> None:
     """A harmless name called with any arguments, called again, and given state, stays words."""
     marker = tmp_path / hostile.MARKER
-    made = hostile.call(hostile.name("pytorch_lightning.x", "run"), hostile.touch(marker))
-    again = made + hostile.tuple_of(hostile.touch(marker)) + b"R" + hostile.dict_of(a=b"N") + b"b"
+    made = archives.call(archives.name("pytorch_lightning.x", "run"), hostile.touch(marker))
+    again = made + archives.tuple_of(hostile.touch(marker)) + b"R" + archives.dict_of(a=b"N") + b"b"
     path = tmp_path / "sd.ckpt"
-    data = hostile.program(hostile.dict_of(weight=hostile.tensor(), x=again))
-    path.write_bytes(hostile.archive(data))
+    data = archives.program(archives.dict_of(weight=archives.tensor(), x=again))
+    path.write_bytes(archives.archive(data))
     with opened(path) as weights:
         assert list(weights.header) == ["weight"]
     assert not marker.exists()
@@ -233,7 +234,7 @@ def test_calling_a_placeholder_calls_nothing(tmp_path: Path) -> None:
 
 def test_an_unknown_class_refuses_the_file_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "own.ckpt"
-    path.write_bytes(hostile.archive(hostile.program(hostile.name("my.package", "Thing"))))
+    path.write_bytes(archives.archive(archives.program(archives.name("my.package", "Thing"))))
     with pytest.raises(UnsafeFileError, match=r"own\.ckpt asks to run my\.package\.Thing"):
         open_weights(path)
 
@@ -254,7 +255,7 @@ def test_a_missing_name_is_said(tmp_path: Path) -> None:
 
 def test_the_torch_archive_of_the_generator_is_honest(tmp_path: Path) -> None:
     """The hostile files differ from this one, which torch reads, by their fault alone."""
-    for data in (hostile.archive(), hostile.legacy()):
+    for data in (archives.archive(), archives.legacy()):
         path = tmp_path / "good.pt"
         path.write_bytes(data)
         expected = torch.load(path, weights_only=True)["weight"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from safelight.checkpoints.identify import Identity
+from safelight.checkpoints.identity import Identity
 from safelight.checkpoints.parts import Part, PartReport, Role, listed
 from safelight.checkpoints.printable import shown
 from safelight.checkpoints.weight_file import WeightFile

@@ -6,7 +6,7 @@ from pathlib import Path
 from safelight.checkpoints.checkpoint import Checkpoint, Opened
 from safelight.checkpoints.folders import find_weights, open_folder
 from safelight.checkpoints.guesses import asked_for
-from safelight.checkpoints.identify import Identity, reason_for
+from safelight.checkpoints.identity import Identity, reason_for
 from safelight.checkpoints.json_object import JsonObject, read_object
 from safelight.checkpoints.keymap import KeyMap, Row
 from safelight.checkpoints.measure_clip import IDLE

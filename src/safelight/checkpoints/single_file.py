@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from safelight.checkpoints.checkpoint import Checkpoint, Opened
 from safelight.checkpoints.guesses import Guess, asked_for, guessed
-from safelight.checkpoints.identify import Identity, reason_for
+from safelight.checkpoints.identity import Identity, reason_for
 from safelight.checkpoints.json_object import JsonObject
 from safelight.checkpoints.keymap import KeyMap
 from safelight.checkpoints.kinds import UNET
@@ -15,7 +16,7 @@ from safelight.checkpoints.model_json import VaeJson, vae_from_json
 from safelight.checkpoints.parts import Part, Selection
 from safelight.checkpoints.printable import shown
 from safelight.checkpoints.rows_unet import unet_rows
-from safelight.checkpoints.scheduler_json import process_from_json
+from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
 from safelight.checkpoints.single_text import FoundText, find_text
 from safelight.checkpoints.stored_config import stored_configs
 from safelight.checkpoints.unet_json import unet_from_json
@@ -63,6 +64,7 @@ def open_single(
         vae, part = _vae(file, configs)
         family = with_vae(family, vae, shown(file.path))
         parts.insert(1, part)
+    family = _stated(family, configs)
     taken = {stored for part in parts for stored in part.tensors.names.values()}
     rest = [name for name in file.header if name not in taken]
     unused = tuple(name for name in rest if _unused(name, ema=ema, own_vae=own_vae))
@@ -75,6 +77,16 @@ def open_single(
         ignored=unused,
         unknown=tuple(sorted(set(rest) - set(unused))),
     )
+
+
+def _stated(family: Family, configs: Mapping[str, JsonObject]) -> Family:
+    """The family with the hint and the native size that the file itself gives, if it does."""
+    if "scheduler" in configs:
+        family = replace(family, hint=hint_from_json(configs["scheduler"], family.hint))
+    if "unet" in configs and configs["unet"].has("sample_size"):
+        side = configs["unet"].whole("sample_size") * family.codec.factor
+        family = replace(family, native_size=side)
+    return family
 
 
 def ema_weights(live: Selection) -> Selection:

@@ -49,9 +49,7 @@ def entries(
     stock: Stock, rows: Iterable[Row], *, prefix: str = "", dtype: torch.dtype | None = None
 ) -> list[Entry]:
     """The part's tensors as another layout names them; dtype None keeps the types."""
-    return [
-        _entry(stock, link, prefix, dtype) for link in KeyMap(rows).links(stock.header)
-    ]
+    return [_entry(stock, link, prefix, dtype) for link in KeyMap(rows).links(stock.header)]
 
 
 def _entry(stock: Stock, link: Link, prefix: str, dtype: torch.dtype | None) -> Entry:

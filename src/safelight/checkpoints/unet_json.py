@@ -5,6 +5,7 @@ from typing import Literal
 from safelight.checkpoints.json_object import Json, JsonObject
 from safelight.checkpoints.printable import shown
 from safelight.errors import CheckpointError
+from safelight.families import without_idle_options
 from safelight.models.unet import UNetConfig
 
 # Options that no model of this family uses; another value would change what is computed.
@@ -51,7 +52,7 @@ def unet_from_json(json: JsonObject) -> UNetConfig:
     implied = tuple((level[0],) * (len(level) + 1) for level in reversed(depths))
     even = all(len(set(level)) == 1 for level in depths)
     vector_width, vector_module, noise_levels = _embeddings(json)
-    return UNetConfig(
+    config = UNetConfig(
         in_channels=json.whole("in_channels", 4),
         out_channels=json.whole("out_channels", 4),
         channels=channels,
@@ -75,10 +76,17 @@ def unet_from_json(json: JsonObject) -> UNetConfig:
         groups=json.whole("norm_num_groups", 32),
         norm_eps=json.number("norm_eps", 1e-5),
     )
+    return without_idle_options(config)
 
 
-def unet_to_json(config: UNetConfig, *, sample_size: int) -> dict[str, object]:
-    """The config.json from which Diffusers builds the same U-Net; `sample_size` in latents."""
+def unet_to_json(
+    config: UNetConfig, *, sample_size: int, size_width: int = 256
+) -> dict[str, object]:
+    """The config.json from which Diffusers builds the same U-Net.
+
+    sample_size: side of the pictures it was trained on, in latents. size_width: of the sinusoid of
+    each size in the vector.
+    """
     even = all(len(set(level)) == 1 for level in config.depths)
     mids = {None: None, 0: "UNetMidBlock2D"}
     uneven = config.up_depths is not None
@@ -117,7 +125,7 @@ def unet_to_json(config: UNetConfig, *, sample_size: int) -> dict[str, object]:
             else False
         ),
         "addition_embed_type": "text_time" if added else None,
-        "addition_time_embed_dim": 256 if added else None,
+        "addition_time_embed_dim": size_width if added else None,
         "class_embed_type": "projection" if vector and not added else None,
         "projection_class_embeddings_input_dim": config.vector_width,
         "num_class_embeds": config.noise_levels,

@@ -48,7 +48,7 @@ def write_safetensors(path: Path, entries: Sequence[Entry], metadata: Mapping[st
             tensor = entry.make().detach().to("cpu", entry.dtype).contiguous()
             assert tuple(tensor.shape) == entry.shape, f"{entry.name} is {tuple(tensor.shape)}"
             if tensor.numel():
-                file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_text(path: Path, text: str) -> None:

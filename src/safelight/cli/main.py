@@ -3,10 +3,15 @@
 import importlib
 import os
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from typer._click import HelpFormatter
 
 from safelight.errors import SafelightError
 
@@ -30,6 +35,10 @@ class Verbs(TyperGroup):
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
         return command(cmd_name) if cmd_name in VERBS else None
+
+    def format_commands(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
 
 
 def command(name: str) -> TyperCommand:
@@ -79,13 +88,13 @@ def run(argv: list[str]) -> int:
     except SafelightError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped", 130)
+        print("stopped", file=sys.stderr)
+        return 130
     except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except MemoryError:
-        return _fail("out of memory; try a smaller --size, --batch 1 or --dtype bf16", 1)
+        return _unheard()
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _fail("out of memory; try a smaller --size, --batch 1 or --dtype bf16", 1)
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"unexpected {text} (set SAFELIGHT_DEBUG=1 to see where)", 1)
 
@@ -101,10 +110,29 @@ def _usage(error: typer.TyperException, argv: list[str]) -> int:
 
 
 def _invoke(argv: list[str]) -> int:
-    if not argv:
-        argv = ["--help"]
-    code = typer.main.get_command(app).main(argv, prog_name="safelight", standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    root = typer.main.get_command(app)
+    try:
+        with root.make_context("safelight", list(argv) or ["--help"]) as context:
+            root.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch has a class of its own for a GPU's memory, and none for the CPU's."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
+def _unheard() -> int:
+    """Whoever read our output has gone, as `head` does; that is no failure of ours."""
+    with suppress(OSError, ValueError):  # else Python complains once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _fail(message: str, code: int) -> int:

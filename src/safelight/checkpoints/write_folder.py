@@ -1,0 +1,134 @@
+"""A model as the Diffusers folder that Diffusers and Transformers load again."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from safelight.checkpoints.keymap import Row
+from safelight.checkpoints.model_json import clip_to_json, vae_to_json
+from safelight.checkpoints.scheduler_json import scheduler_to_json
+from safelight.checkpoints.stock import Stock, entries
+from safelight.checkpoints.tokenizer_files import write_tokenizer
+from safelight.checkpoints.unet_json import unet_to_json
+from safelight.checkpoints.vae_file import STEM
+from safelight.checkpoints.writing import Entry, whole_folder, write_safetensors, write_text
+from safelight.families import Family
+from safelight.models.clip import ClipTextConfig
+from safelight.models.taesd import TinyAutoencoderConfig
+from safelight.models.unet import UNetConfig
+
+_AS_IT_IS = (Row("", ""),)
+_PIPELINES: Mapping[tuple[str, str], str] = {
+    ("none", "text"): "StableDiffusionPipeline",
+    ("none", "inpaint"): "StableDiffusionInpaintPipeline",
+    ("none", "edit"): "StableDiffusionInstructPix2PixPipeline",
+    ("none", "depth"): "StableDiffusionDepth2ImgPipeline",
+    ("none", "variation"): "StableUnCLIPImg2ImgPipeline",
+    ("none", "upscale"): "StableDiffusionUpscalePipeline",
+    ("sdxl", "text"): "StableDiffusionXLPipeline",
+    ("sdxl", "inpaint"): "StableDiffusionXLInpaintPipeline",
+    ("sdxl", "edit"): "StableDiffusionXLInstructPix2PixPipeline",
+    ("refiner", "refine"): "StableDiffusionXLImg2ImgPipeline",
+}
+
+
+def write_diffusers(
+    stocks: list[Stock], family: Family, path: Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """All parts of a model in a new folder. Raises OutputError if that cannot be done."""
+    files = {_folder(stock, family): _entries(stock, dtype) for stock in stocks}
+    size = sum(entry.nbytes for part in files.values() for entry in part)
+    with whole_folder(path, size) as folder:
+        for stock in stocks:
+            name = _folder(stock, family)
+            text = isinstance(stock.config, ClipTextConfig)
+            (folder / name).mkdir()
+            write_safetensors(
+                folder / name / f"{'model' if text else STEM}.safetensors",
+                files[name],
+                {"format": "pt"},
+            )
+            _write_json(folder / name / "config.json", part_json(stock, family))
+        for role, name in zip(family.text.roles, _text_folders(family), strict=True):
+            tokenizer = name.replace("text_encoder", "tokenizer")
+            write_tokenizer(folder / tokenizer, pad=role.pad)
+        _write_schedulers(folder, family)
+        _write_json(folder / "model_index.json", _index(family))
+
+
+def part_json(stock: Stock, family: Family) -> dict[str, object]:
+    """The config.json of one part."""
+    match stock.config:
+        case UNetConfig() as unet:
+            sample = family.native_size // family.codec.factor
+            return unet_to_json(unet, sample_size=sample, size_width=family.text.size_width)
+        case ClipTextConfig() as text:
+            return clip_to_json(text)
+        case _:
+            return vae_to_json(family.codec, native_size=family.native_size)
+
+
+def _entries(stock: Stock, dtype: torch.dtype | None) -> list[Entry]:
+    return entries(stock, _AS_IT_IS, dtype=dtype)
+
+
+def _text_folders(family: Family) -> tuple[str, ...]:
+    """The refiner's only text encoder is XL's second, and is called so."""
+    if family.text.vector == "refiner":
+        return ("text_encoder_2",)
+    return ("text_encoder", "text_encoder_2")[: len(family.text.roles)]
+
+
+def _folder(stock: Stock, family: Family) -> str:
+    return _text_folders(family)[0] if stock.role == "text_encoder" else stock.role
+
+
+def _write_schedulers(folder: Path, family: Family) -> None:
+    scheduler = scheduler_to_json(family.process, family.hint)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    if family.task == "upscale":
+        kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
+        noising = {name: scheduler[name] for name in kept if name in scheduler}
+        noising |= {"_class_name": "DDPMScheduler", "clip_sample": False}
+        _write_json(folder / "low_res_scheduler" / "scheduler_config.json", noising)
+
+
+def _index(family: Family) -> dict[str, object]:
+    vector, task = family.text.vector, family.task
+    pipeline = _PIPELINES.get((vector, task), "StableDiffusionPipeline")
+    if family.backbone.guidance_width is not None and pipeline == "StableDiffusionPipeline":
+        pipeline = "LatentConsistencyModelPipeline"
+    tiny = isinstance(family.codec.autoencoder, TinyAutoencoderConfig)
+    scheduler = scheduler_to_json(family.process, family.hint)
+    index: dict[str, object] = {
+        "_class_name": pipeline,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny" if tiny else "AutoencoderKL"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+    }
+    for role, name in zip(family.text.roles, _text_folders(family), strict=True):
+        projected = role.encoder.projection is not None
+        kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+        index[name] = ["transformers", kind]
+        index[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
+    absent: list[str] = ["image_encoder", "feature_extractor"]
+    if vector == "none":
+        absent.append("safety_checker")
+        index["requires_safety_checker"] = False
+    else:
+        index["force_zeros_for_empty_prompt"] = family.text.force_zeros_for_empty_negative
+    if vector == "refiner":
+        index["requires_aesthetics_score"] = True
+    if task == "upscale":
+        index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
+        absent = ["feature_extractor", "safety_checker", "watermarker"]
+    return index | {name: [None, None] for name in absent}
+
+
+def _write_json(path: Path, values: Mapping[str, object]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(values, indent=2) + "\n")
