@@ -7,14 +7,27 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
 from transformers.models.clip.configuration_clip import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
 
 from models_tiny import randomised
+from safelight.condition import Condition
+from safelight.diffusion.denoiser import Denoise
+from safelight.diffusion.noise import Noise
+from safelight.diffusion.process import Start, start
+from safelight.diffusion.samplers import resolve_sampler
+from safelight.engines.sentinel import Sentinel
+from safelight.model import Model
+from safelight.tasks.generate import settled
+from safelight.tasks.plan import plan
+from safelight.tasks.request import Request
+from safelight.text.spec import Size
 from text_oracles import transformers_tokenizer
 from unet_published import FAMILIES, tiny_json
 
 WIDTHS = {1: (64,), 2: (64,), "xl": (64, 128), "refiner": (128,)}
+PROMPT, NEGATIVE = "a red apple on a blue table, oil painting", "blurry"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -48,7 +61,7 @@ def unet(name: str, context: int, vector: int | None = None) -> UNet2DConditionM
     return randomised(UNet2DConditionModel(**json), 1)
 
 
-def vae(levels: int = 4, scale: float = 0.18215) -> AutoencoderKL:
+def vae(levels: int = 4, scale: float = 0.18215, **options: object) -> AutoencoderKL:
     return randomised(
         AutoencoderKL(
             block_out_channels=(8, 16, 16, 16)[:levels],
@@ -58,6 +71,7 @@ def vae(levels: int = 4, scale: float = 0.18215) -> AutoencoderKL:
             latent_channels=4,
             norm_num_groups=4,
             scaling_factor=scale,
+            **options,
         ),
         2,
     )
@@ -98,14 +112,15 @@ def sd_parts(family: str) -> dict[str, object]:
     }
 
 
-def xl_parts() -> dict[str, object]:
+def xl_parts(family: str = "sdxl") -> dict[str, object]:
+    """The parts of an SDXL pipeline, with the U-Net of one tiny family."""
     return {
         "vae": vae(scale=0.13025),
         "text_encoder": text_model(64, seed=3),
         "text_encoder_2": text_model(128, gelu=True, projection=40, seed=4),
         "tokenizer": tokenizer("<|endoftext|>"),
         "tokenizer_2": tokenizer("!"),
-        "unet": unet("sdxl", 192, 40 + 6 * 8),
+        "unet": unet(family, 192, 40 + 6 * 8),
         "scheduler": scheduler(),
         "force_zeros_for_empty_prompt": True,
     }
@@ -123,3 +138,52 @@ def quiet(pipeline: object) -> object:
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
+
+
+# -- ours, from the library's public pieces -----------------------------------------------------
+
+
+def settings(**changes: object) -> Request:
+    """A small request on which both sides agree about the first noise."""
+    asked = {
+        "prompt": PROMPT,
+        "negative_prompt": NEGATIVE,
+        "width": 64,
+        "height": 64,
+        "steps": 10,
+        "seed": 5,
+        "sampler": "Euler",
+        "schedule": "normal",
+        "start": "diffusers",
+    }
+    return Request.parse(asked | changes)
+
+
+def drawn_latents(model: Model, request: Request) -> Tensor:
+    """What the sampler of a request ends on."""
+    with torch.no_grad():
+        return list(plan(model, settled(request, model), Sentinel()).steps())[-1].x
+
+
+def told(model: Model, size: Size | None = None) -> tuple[Condition, Condition]:
+    """The conditions of `PROMPT` and of `NEGATIVE`."""
+    positive = model.text.condition(PROMPT, size=size)
+    return positive, model.text.condition(NEGATIVE, size=size, negative=True)
+
+
+def sampled(
+    model: Model,
+    denoise: Denoise,
+    sigmas: Tensor,
+    *,
+    first: Tensor | None = None,
+    sampler: str = "Euler",
+    rule: Start = "sigma",
+    seed: int = 5,
+    side: int = 8,
+) -> Tensor:
+    """Where a sampler ends from pure noise, or from `first` at the first level."""
+    noise = Noise([seed], (model.codec.channels, side, side))
+    x = start(noise(), sigmas, model.process.prediction, rule) if first is None else first
+    with torch.no_grad():
+        return list(resolve_sampler(sampler).run(denoise, x, sigmas, noise))[-1].x

@@ -1,21 +1,11 @@
 """Tiny families on disk, each written once and kept for the session; do not change them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 import tiny
-
-
-@dataclass(frozen=True)
-class OnDisk:
-    """One family in both layouts, and the modules of Diffusers that it was written from."""
-
-    made: tiny.Oracle
-    folder: Path
-    single: Path
+from on_disk import OnDisk
 
 
 @pytest.fixture(scope="session")

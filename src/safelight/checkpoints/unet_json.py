@@ -239,14 +239,16 @@ def _mid_depth(json: JsonObject) -> int | None:
     if kind == "UNetMidBlock2D":
         return 0
     if kind != "UNetMidBlock2DCrossAttn":
-        raise CheckpointError(f"{json.source}: {shown(kind)} is no middle that our U-Net has")
-    value = json.values.get("transformer_layers_per_block", 1)
-    for _ in range(2):  # the last level's, and of that its first
-        if isinstance(value, (list, tuple)) and value:
-            value = value[-1] if _ == 0 else value[0]
-    if not isinstance(value, int):
-        raise CheckpointError(f"{json.source}: transformer_layers_per_block is {shown(value)}")
-    return value
+        raise CheckpointError(
+            f"{json.source}: mid_block_type is {shown(kind)}; our U-Net has UNetMidBlock2DCrossAttn, "
+            "UNetMidBlock2D and none"
+        )
+    levels = json.values.get("transformer_layers_per_block", 1)
+    last = levels[-1] if isinstance(levels, (list, tuple)) and levels else levels
+    depth = last[0] if isinstance(last, (list, tuple)) and last else last
+    if not isinstance(depth, int):
+        raise CheckpointError(f"{json.source}: transformer_layers_per_block is {shown(levels)}")
+    return depth
 
 
 def _context_width(json: JsonObject, levels: int) -> int:

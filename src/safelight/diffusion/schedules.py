@@ -292,6 +292,11 @@ def resolve_schedule(name: str) -> Schedule:
     return schedule
 
 
+def aliases_of(schedule: Schedule) -> tuple[str, ...]:
+    """Other programs' names for a schedule."""
+    return tuple(alias for alias, name in _ALIASES.items() if name == schedule.name)
+
+
 # --- how much of it image to image runs -------------------------------------------------------
 
 Spacing = Callable[[int], Tensor]  # number of steps -> (steps + 1,) levels, descending, last 0
