@@ -34,6 +34,7 @@ NETWORK = (
 FETCHES = {"load_state_dict_from_url", "download_url_to_file", "open_connection", "from_pretrained"}
 # Ways to import that a reader of imports cannot see; each use is looked at and listed here.
 DYNAMIC = {
+    "__init__.py": "imports the module of its own package that a name lives in",
     "cli/main.py": "imports the verb of its own package that was asked for",
 }
 

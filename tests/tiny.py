@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from models_tiny import randomised
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from models_tiny import randomised
 
 Json = dict[str, object]
 State = dict[str, Tensor]
@@ -242,7 +243,7 @@ def oracle(name: str, seed: int = 0) -> Oracle:
 
 
 def write_folder(made: Oracle, folder: Path, **options: object) -> Path:
-    """The family as a Diffusers folder; options go to `save_pretrained` (variant, max_shard_size)."""
+    """The family as a Diffusers folder; options go to `save_pretrained`."""
     family = made.family
     made.unet.save_pretrained(folder / "unet", **options)
     made.vae.save_pretrained(folder / "vae", **options)

@@ -330,6 +330,8 @@ def _custom(backbone: UNetConfig, text: TextSpec) -> Family:
 def _alike(backbone: UNetConfig, text: TextSpec) -> Family:
     if backbone.noise_levels is not None:
         return X4_UPSCALER
+    if backbone.vector_width is not None and backbone.vector_module == "class_embedding":
+        return SD21_UNCLIP_L
     if text.vector != "none":
         return SDXL if text.vector == "sdxl" else SDXL_REFINER
     return SD2_BASE if backbone.linear_projection else SD15

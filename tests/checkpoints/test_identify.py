@@ -20,7 +20,7 @@ DOWN = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lor
 KINDS: list[tuple[Kind, dict[str, Shape], str]] = [
     ("lora", {DOWN: (8, 768), DOWN.replace("down.w", "up.w"): (320, 8)}, "SD 1.x"),
     ("lora", {"unet.down_blocks.1.attentions.0.attn2.to_k.lora_A.weight": (4, 2048)}, "SDXL"),
-    ("lora", {"unet.mid.attn2.processor.to_k_lora.down.weight": (4, 1024)}, ""),
+    ("lora", {"unet.mid.attn2.processor.to_k_lora.down.weight": (4, 1024)}, "SD 2.x"),
     ("lora", {"lora_unet_mid_block_attentions_0_proj_in.hada_w1_a": (320, 4)}, ""),
     ("lora", {"lora_unet_mid_block_attentions_0_proj_in.lokr_w1": (4, 4)}, ""),
     (
@@ -58,7 +58,7 @@ KINDS: list[tuple[Kind, dict[str, Shape], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "shapes", "fits"), KINDS, ids=[f"{k[0]}-{i}" for i, k in enumerate(KINDS)]
+    ("kind", "shapes", "fits"), KINDS, ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_a_file_is_known_by_its_names(kind: Kind, shapes: dict[str, Shape], fits: str) -> None:
     found = kind_of(shapes)

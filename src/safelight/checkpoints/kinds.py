@@ -185,7 +185,7 @@ _CONTEXTS = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDX
 def made_for(shapes: Shapes) -> str:
     """The models that a file of changes fits, by the width of the text it reads; may be empty."""
     for name, shape in shapes.items():
-        reads = re.search(r"attn2[._]to_k(_lora)?\.(weight|lora_down|lora_A|lora\.down|down)", name)
+        reads = re.search(r"attn2[._](processor\.)?to_k(_lora)?\.(weight|lora_down|lora_A|lora\.down|down)", name)
         if reads and len(shape) in (2, 4):
             width = shape[1]
             return f"for {_CONTEXTS.get(width, 'a model of its own')} (context width {width})"
@@ -200,7 +200,6 @@ def made_for(shapes: Shapes) -> str:
 
 # The order matters: a LoRA's names may contain a U-Net's, and an adapter may carry a copy of one.
 _TESTS: tuple[tuple[Kind, Callable[[Shapes], str]], ...] = (
-    ("textual inversion", _textual_inversion),
     ("lora", lambda shapes: "" if _model(shapes) else _lora(shapes)),
     ("controlnet", _controlnet),
     ("ip adapter", _ip_adapter),
@@ -215,4 +214,5 @@ _TESTS: tuple[tuple[Kind, Callable[[Shapes], str]], ...] = (
     ("text encoder", _text_encoder),
     ("vision encoder", _vision_encoder),
     ("upscaler", _upscaler),
+    ("textual inversion", _textual_inversion),  # any few vectors: last, lest it take all
 )

@@ -65,9 +65,12 @@ def load(
         variant=variant,
         own_vae=vae is None,
     ) as checkpoint:
-        if vae is not None:
-            checkpoint = _with_other_vae(checkpoint, Path(vae))
-        return model_of(checkpoint, dtype=dtype, device=device)
+        if vae is None:
+            return model_of(checkpoint, dtype=dtype, device=device)
+        found = open_vae(Path(vae))
+        with found.file:
+            other = _with_other_vae(checkpoint, found, Path(vae))
+            return model_of(other, dtype=dtype, device=device)
 
 
 def open_checkpoint(
@@ -186,15 +189,10 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def _with_other_vae(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """The checkpoint with the autoencoder of another file or folder."""
-    found = open_vae(path)
-    try:
-        family = with_vae(checkpoint.family, found.vae, shown(path))
-        _check_scale(checkpoint.family, found, path)
-    except BaseException:
-        found.file.close()
-        raise
+def _with_other_vae(checkpoint: Checkpoint, found: FoundVae, path: Path) -> Checkpoint:
+    """The checkpoint with an autoencoder of another file or folder."""
+    _check_scale(checkpoint.family, found, path)
+    family = with_vae(checkpoint.family, found.vae, shown(path))
     return replace(
         checkpoint,
         family=family,

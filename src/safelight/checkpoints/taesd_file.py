@@ -21,13 +21,13 @@ _HALVES = ("encoder", "decoder")
 _NUMBERED = re.compile(r"^taesd_(encoder|decoder)\.(\d+)\.(.+)$")
 
 
-def with_both_halves(file: WeightFile) -> WeightFile:
-    """The file, joined with its other half if it is one of the two published files.
+def with_both_halves(file: WeightFile) -> tuple[WeightFile, tuple[Path, ...]]:
+    """The file, joined with its other half if it is one of the two published files; and its paths.
 
     Raises CheckpointError if the other half does not lie beside it.
     """
     if "encoder.layers.0.weight" in file.header or any(_NUMBERED.match(n) for n in file.header):
-        return file
+        return file, (file.path,)
     # The decoder's numbers start at 1: its first layer is a clamp without weights.
     own = "encoder" if "0.weight" in file.header else "decoder"
     other = next(half for half in _HALVES if half != own)
@@ -38,7 +38,7 @@ def with_both_halves(file: WeightFile) -> WeightFile:
             f"put it beside it, named alike with {other} for {own}"
         )
     halves = [_Below(file, f"taesd_{own}."), _Below(open_weights(path), f"taesd_{other}.")]
-    return JoinedFiles(file.path, halves)
+    return JoinedFiles(file.path, halves), (file.path, path)
 
 
 def tiny_tensors(file: WeightFile) -> Selection:

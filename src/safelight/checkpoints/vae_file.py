@@ -111,10 +111,14 @@ def _from_folder(folder: Path, variant: str | None) -> FoundVae:
 def _from_file(file: WeightFile) -> FoundVae:
     found = kind_of({name: info.shape for name, info in file.header.items()})
     if found.kind == "taesd":
-        whole = with_both_halves(file)
-        tensors = tiny_tensors(whole)
-        tiny = measured_tiny(tensors.shapes)
-        return FoundVae(VaeJson(tiny, 1.0, 0.0), vae_part(tensors, tiny), whole, (file.path,))
+        whole, paths = with_both_halves(file)
+        try:
+            tensors = tiny_tensors(whole)
+            tiny = measured_tiny(tensors.shapes)
+        except BaseException:
+            whole.close()
+            raise
+        return FoundVae(VaeJson(tiny, 1.0, 0.0), vae_part(tensors, tiny), whole, paths)
     for root in _ROOTS:
         if f"{root}encoder.conv_in.weight" in file.header:
             tensors = vae_tensors(file, root)

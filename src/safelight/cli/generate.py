@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from safelight.cli.options import request_mapping, takes_settings
-
-if TYPE_CHECKING:
-    pass
+from safelight.cli.options import (
+    AsJson,
+    Dynamic,
+    Like,
+    Metadata,
+    StyleNames,
+    Styles,
+    WildcardFolder,
+    request_mapping,
+    takes_settings,
+)
 
 OUT = Path("out")
+STYLES = Path("styles.csv")
 
 
 @takes_settings
@@ -21,41 +29,25 @@ def generate(
         typer.Option("--out", "-o", help="A folder, or the file of a single picture."),
     ] = OUT,
     format: Annotated[
-        str, typer.Option("--format", help="png, jpg or webp, for pictures in a folder.")
-    ] = "png",
-    quality: Annotated[
-        int | None, typer.Option("--quality", help="1 to 100, for JPEG and WebP.")
+        str | None,
+        typer.Option("--format", help="png, jpg or webp, for pictures in a folder [png]."),
     ] = None,
-    metadata: Annotated[
-        bool, typer.Option("--metadata/--no-metadata", help="Store the recipe in the picture.")
-    ] = True,
+    quality: Annotated[
+        int | None, typer.Option("--quality", help="1 to 100, for JPEG [95] and WebP [lossless].")
+    ] = None,
+    metadata: Metadata = True,
     save_steps: Annotated[
         bool, typer.Option("--save-steps", help="Also save the estimate after every step.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a picture instead of text.")
-    ] = False,
-    like: Annotated[
-        Path | None,
-        typer.Option("--like", help="Start from the settings that a picture carries."),
-    ] = None,
+    json: AsJson = False,
+    like: Like = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="A file with a prompt on each line.")
     ] = None,
-    style: Annotated[
-        list[str] | None, typer.Option("--style", help="A style by name; see --styles.")
-    ] = None,
-    styles: Annotated[
-        Path, typer.Option("--styles", help="The table of styles, as A1111's styles.csv.")
-    ] = Path("styles.csv"),
-    wildcards: Annotated[
-        Path | None,
-        typer.Option("--wildcards", help="Folder of the lists that __name__ picks from."),
-    ] = None,
-    dynamic: Annotated[
-        bool,
-        typer.Option("--dynamic/--no-dynamic", help="Read {a|b} and __name__ as choices."),
-    ] = True,
+    style: StyleNames = None,
+    styles: Styles = STYLES,
+    wildcards: WildcardFolder = None,
+    dynamic: Dynamic = True,
     **settings: object,
 ) -> None:
     """Draw pictures from a text.
@@ -63,7 +55,9 @@ def generate(
     Pictures go to the folder out/ as PNG files that carry their recipe: `safelight replay` draws
     them again. Picture k of --count has seed + k.
     """
-    from safelight.cli.drawing import Wishes, draw, requests_of
+    from safelight.cli.destination import destination
+    from safelight.cli.drawing import draw
+    from safelight.cli.wishes import Wishes, requests_of
 
     wishes = Wishes(
         prompt=prompt,
@@ -75,12 +69,12 @@ def generate(
         wildcards=wildcards,
         dynamic=dynamic,
     )
-    draw(
-        requests_of(wishes),
-        out=out,
-        suffix=f".{format.lower().lstrip('.')}",
+    requests = requests_of(wishes)
+    target = destination(
+        out,
+        format=format,
         quality=quality,
         metadata=metadata,
-        save_steps=save_steps,
-        as_json=json,
+        pictures=sum(request.count for request in requests),
     )
+    draw(requests, target, save_steps=save_steps, as_json=json)

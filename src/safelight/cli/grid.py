@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.options import request_mapping, takes_settings
+from safelight.cli.options import (
+    AsJson,
+    Dynamic,
+    Like,
+    Metadata,
+    StyleNames,
+    Styles,
+    WildcardFolder,
+    request_mapping,
+    takes_settings,
+)
+
+OUT = Path("out")
+STYLES = Path("styles.csv")
 
 
 @takes_settings
@@ -16,37 +29,38 @@ def grid(
     ] = None,
     y: Annotated[str | None, typer.Option("-y", help="Rows.")] = None,
     z: Annotated[str | None, typer.Option("-z", help="Sheets.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG file to write.")] = Path(
-        "out/grid.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The PNG file to write, or a folder.")
+    ] = OUT,
     cells: Annotated[
         Path | None, typer.Option("--cells", help="Also save each cell's picture to this folder.")
     ] = None,
-    metadata: Annotated[
-        bool, typer.Option("--metadata/--no-metadata", help="Store the recipe of each cell.")
-    ] = True,
-    like: Annotated[
-        Path | None, typer.Option("--like", help="Start from the settings that a picture carries.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    metadata: Metadata = True,
+    json: AsJson = False,
+    like: Like = None,
+    style: StyleNames = None,
+    styles: Styles = STYLES,
+    wildcards: WildcardFolder = None,
+    dynamic: Dynamic = True,
     **settings: object,
 ) -> None:
     """Vary any settings into a labelled contact sheet.
 
-    -x steps=10,20,30 -y "sampler=Euler,DPM++ 2M" draws two rows of three. Ranges: cfg=3-9(+2)
-    counts up by 2, cfg=3-9[4] takes 4 values. -x prompt=cat,dog replaces cat in the prompt by
+    -x steps=10,20,30 -y "sampler=Euler,DPM++ 2M" draws two rows of three. Ranges: seed=1-4 counts
+    up, cfg=3-9(+2) by 2, cfg=3-9[4] takes 4 values. -x prompt=cat,dog replaces cat in the prompt by
     each. All cells have the same seed unless an axis says otherwise. Each cell's recipe is in the
     sheet: `safelight replay sheet.png --cell 2,3`.
     """
     from safelight.cli.griddrawing import draw_grid
+    from safelight.cli.wishes import Wishes
 
-    draw_grid(
-        prompt,
-        [x, y, z],
-        request_mapping(settings),
-        out=out,
-        cells=cells,
-        metadata=metadata,
+    wishes = Wishes(
+        prompt=prompt,
+        settings=request_mapping(settings),
         like=like,
-        as_json=json,
+        style_names=tuple(style or ()),
+        styles=styles,
+        wildcards=wildcards,
+        dynamic=dynamic,
     )
+    draw_grid(wishes, [x, y, z], out=out, cells=cells, metadata=metadata, as_json=json)

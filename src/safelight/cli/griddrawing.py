@@ -1,74 +1,102 @@
 """Draws and saves what `safelight grid` asks for."""
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
-from safelight.cli.axes import Axis, axis, laid_on
-from safelight.cli.drawing import Wishes, base_settings, steps_shown
-from safelight.cli.telling import tell
-from safelight.errors import RequestError
+from safelight.cli.axes import ONE_A_CELL, Axis, axis, laid_on
+from safelight.cli.destination import prepared, taken
+from safelight.cli.display import Display
+from safelight.cli.telling import Told
+from safelight.cli.wishes import Wishes, Wording, base_settings, wording_of
+from safelight.errors import OutputError, RequestError
 from safelight.tasks.generate import generate
-from safelight.tasks.grid import Grid, drawn
+from safelight.tasks.grid import Drawn, Grid, check_recipes_fit, drawn
 from safelight.tasks.loading import Models
 from safelight.tasks.picture import Picture
-from safelight.tasks.request import Request
+from safelight.tasks.request import RANDOM_SEED_LIMIT, Request
 
 NO_AXIS = Axis("", ("",))
 
 
 def draw_grid(
-    prompt: str,
+    wishes: Wishes,
     axes: Sequence[str | None],
-    settings: Mapping[str, object],
     *,
     out: Path,
     cells: Path | None,
     metadata: bool,
-    like: Path | None,
     as_json: bool,
 ) -> None:
-    """Draw the grid and write its sheets; `axes` are x, y and z, None where not given."""
-    if out.suffix.lower() != ".png":
-        raise RequestError(f"a sheet is a PNG file; --out is {out}.")
+    """Draw the grid and write its sheets, each when it is finished.
+
+    `axes` are x, y and z, None where not given. Raises RequestError, FileError or OutputError
+    before anything is drawn, where that can be seen.
+    """
     if not any(axes):
         raise RequestError("give an axis, such as -x steps=10,20,30.")
     chosen = [NO_AXIS if text is None else axis(text) for text in axes]
-    base = {"prompt": "", **base_settings(Wishes(prompt, settings, like=like))}
-    grid = grid_of(base, chosen[0], chosen[1], chosen[2])
-    models = Models()
+    base = {"prompt": "", **base_settings(wishes)}
+    grid = grid_of(base, chosen[0], chosen[1], chosen[2], wording_of(wishes))
+    paths = sheet_paths(out, len(grid.requests))
+    requests = [request for page in grid.requests for row in page for request in row]
+    if metadata:
+        check_recipes_fit(grid)
+    models, told = Models(), Told()
+    for request in requests:
+        models.check(request)
+    saved: dict[int, Path] = {}  # a cell's picture -> its file
+    with ExitStack() as stack:
+        for folder in {paths[0].parent, cells or paths[0].parent}:
+            stack.enter_context(prepared(folder))
+        display = stack.enter_context(Display(requests))
 
-    def draw(request: Request) -> Picture:
-        model = models.of(request)
-        with steps_shown(request, model) as (watch, _):
-            (picture,) = generate(model, request, watch_steps=watch)
-        tell(picture.warnings)
-        if cells is not None:
-            picture.save_new(cells, metadata=metadata)
-        return picture
+        def draw(request: Request) -> Picture:
+            display.reading(request)
+            model = models.of(request)
+            display.drawing(request)
+            (picture,) = generate(model, request, watch_steps=display.watch)
+            if not as_json:
+                with display.paused():
+                    told.tell(picture.warnings)
+            if cells is not None:
+                saved[id(picture)] = picture.save_new(cells, metadata=metadata)
+            return picture
 
-    title = str(base["prompt"])
-    for number, page in enumerate(drawn(grid, draw, title=title), start=1):
-        path = out if len(grid.pages) < 2 else out.with_name(f"{out.stem}-{number}{out.suffix}")
-        page.save(path, metadata=metadata)
-        shape = f"{len(page.recipes)} x {max(len(row) for row in page.recipes)} pictures"
-        if as_json:
-            print(json.dumps({"path": str(path), "cells": _told(page.recipes)}), flush=True)
-        else:
-            print(f"{path}  {shape}", flush=True)
+        for path, page in zip(paths, drawn(grid, draw, title=str(base["prompt"])), strict=True):
+            try:
+                page.save(path, metadata=metadata)
+            except FileExistsError:
+                raise OutputError(f"{taken(path)}.") from None
+            with display.paused():
+                _report(path, page, saved, as_json=as_json)
 
 
-def grid_of(base: Mapping[str, object], x: Axis, y: Axis, z: Axis) -> Grid:
-    """Every combination of the axes; all cells share one seed unless an axis gives others."""
-    seeded = Request.parse(base).resolved()
-    shared = laid_on(base, {"seed": seeded.seed, "subseed": seeded.subseed, "count": 1})
+def grid_of(base: Mapping[str, object], x: Axis, y: Axis, z: Axis, wording: Wording) -> Grid:
+    """Every combination of the axes; all cells share one seed unless an axis gives others.
+
+    Raises RequestError for a value that its setting cannot have.
+    """
+    for name in ONE_A_CELL:
+        if name in base and str(base[name]) != "1":
+            raise RequestError(
+                f"a cell of a grid is one picture: leave --{name} out, or use -x seed."
+            )
+    seeded = Request.parse(base)
+    shared = laid_on(base, {"seed": seeded.resolved().seed})
+    if seeded.subseed in (None, -1):
+        shared["subseed"] = secrets.randbelow(RANDOM_SEED_LIMIT)
 
     def settings(first: str, second: str, third: str) -> Request:
         laid = dict(shared)
         for chosen, value in ((z, third), (y, second), (x, first)):
             if chosen is not NO_AXIS:
                 laid = chosen.applied(laid, value)
-        return Request.parse(laid)
+        (request,) = wording.applied(Request.parse(laid))
+        return request
 
     return Grid(
         tuple(
@@ -80,7 +108,50 @@ def grid_of(base: Mapping[str, object], x: Axis, y: Axis, z: Axis) -> Grid:
     )
 
 
-def _told(recipes: Sequence[Sequence[object]]) -> list[list[str]]:
-    from safelight.tasks.recipe import Recipe
+def sheet_paths(out: Path, pages: int) -> list[Path]:
+    """The files of the sheets: `out` itself, or grid.png in the folder `out`; none exists yet.
 
-    return [[r.result.pixels_sha256 for r in row if isinstance(r, Recipe)] for row in recipes]
+    Several pages are numbered: sheet-1.png, sheet-2.png. Raises RequestError for a file of another
+    kind, or one that exists.
+    """
+    if out.suffix and out.suffix.lower() != ".png" and not out.is_dir():
+        raise RequestError(f"a sheet is a PNG file; --out {out} is none. Name one, or a folder.")
+    if out.suffix and not out.is_dir():
+        paths = _numbered(out, pages)
+        for path in paths:
+            if path.exists():
+                raise RequestError(f"--out {taken(path)}, or a folder.")
+        return paths
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"--out {out} is a file, but no PNG file; name one, or a folder.")
+    for number in count(1):
+        paths = _numbered(out / f"grid{f'-{number}' * (number > 1)}.png", pages)
+        if not any(path.exists() for path in paths):
+            break
+    return paths
+
+
+def _numbered(path: Path, pages: int) -> list[Path]:
+    if pages < 2:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, pages + 1)]
+
+
+def _report(path: Path, page: Drawn, saved: Mapping[int, Path], *, as_json: bool) -> None:
+    rows, columns = len(page.pictures), max(len(row) for row in page.pictures)
+    if not as_json:
+        print(f"{path}  {rows} x {columns} pictures", flush=True)
+        return
+    cells = [
+        [
+            {
+                "path": str(saved[id(picture)]) if id(picture) in saved else None,
+                "seed": picture.recipe.request.seed,
+                "pixels_sha256": picture.recipe.result.pixels_sha256,
+                "warnings": list(picture.warnings),
+            }
+            for picture in row
+        ]
+        for row in page.pictures
+    ]
+    print(json.dumps({"path": str(path), "cells": cells}), flush=True)

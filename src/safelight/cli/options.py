@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,6 +12,27 @@ import typer
 from safelight.errors import RequestError
 
 Result = TypeVar("Result")
+
+# Options that several verbs have besides the settings of a drawing
+Like = Annotated[
+    Path | None, typer.Option("--like", help="Start from the settings that a picture carries.")
+]
+Metadata = Annotated[
+    bool, typer.Option("--metadata/--no-metadata", help="Store the recipe in the file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a picture.")]
+StyleNames = Annotated[
+    list[str] | None, typer.Option("--style", help="A style by name; see --styles. Repeatable.")
+]
+Styles = Annotated[
+    Path, typer.Option("--styles", help="The table of styles, as A1111's styles.csv.")
+]
+WildcardFolder = Annotated[
+    Path | None, typer.Option("--wildcards", help="Folder of the lists that __name__ picks from.")
+]
+Dynamic = Annotated[
+    bool, typer.Option("--dynamic/--no-dynamic", help="Read {a|b} and __name__ as choices.")
+]
 
 PROMPT = "The words"
 DRAWING = "The drawing"

@@ -4,10 +4,27 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from safelight.checkpoints.printable import shown
+
 err = Console(stderr=True, highlight=False)
+LINE_LIMIT = 2000  # characters of one warning
+
+
+class Told:
+    """Says each warning once: ten pictures of one prompt have the same ten times."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def tell(self, warnings: Sequence[str]) -> None:
+        """Those warnings on stderr that were not said before, a line each."""
+        fresh = [warning for warning in dict.fromkeys(warnings) if warning not in self._said]
+        self._said.update(fresh)
+        tell(fresh)
 
 
 def tell(warnings: Sequence[str]) -> None:
-    """Warnings on stderr, a line each."""
+    """Warnings on stderr, a line each; control characters are escaped."""
     for warning in warnings:
-        err.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        line = f"warning: {shown(warning, LINE_LIMIT)}"
+        err.print(line, style="yellow", markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """X/Y/Z grids: every combination of some settings on one labelled sheet whose cells are recipes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from safelight.tasks.writing import write_whole
 KEY = "safelight-grid"  # the PNG text chunk of a sheet
 CELL_LIMIT = 1000
 JSON_LIMIT = TEXT_LIMIT - 1000
+RECIPE_ROOM = 3000  # characters of a recipe besides its request, at most: files, versions, result
 
 
 @dataclass(frozen=True)
@@ -42,40 +43,66 @@ class Grid:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One sheet with the recipe and the place of every cell, by row and column."""
+    """One sheet with the picture and the place of every cell, by row and column."""
 
     image: Image.Image
-    recipes: tuple[tuple[Recipe, ...], ...]
+    pictures: tuple[tuple[Picture, ...], ...]
     boxes: tuple[tuple[tuple[int, int, int, int], ...], ...]
 
     def save(self, path: Path, *, metadata: bool = True) -> None:
-        """Write the sheet as a PNG that carries the recipe of every cell."""
+        """Write the sheet as a PNG that carries the recipe of every cell.
+
+        Raises FileExistsError if the file exists, OutputError if it cannot be written or the
+        recipes are too long.
+        """
         chunks = PngInfo()
         if metadata:
             cells = [
                 [
-                    {"recipe": json.loads(recipe.without_folders().to_json()), "box": list(box)}
-                    for recipe, box in zip(recipes, boxes, strict=True)
+                    {"recipe": p.recipe.without_folders().model_dump(mode="json"), "box": list(box)}
+                    for p, box in zip(pictures, boxes, strict=True)
                 ]
-                for recipes, boxes in zip(self.recipes, self.boxes, strict=True)
+                for pictures, boxes in zip(self.pictures, self.boxes, strict=True)
             ]
             text = json.dumps({"version": 1, "cells": cells}, separators=(",", ":"))
             if len(text) > JSON_LIMIT:
-                raise OutputError(
-                    f"the recipes of these cells take {len(text)} characters and a sheet holds "
-                    f"{JSON_LIMIT}; make the grid smaller, or leave the recipes out."
-                )
+                raise OutputError(too_long(len(text)))
             chunks.add_text(KEY, text)
         buffer = BytesIO()
         self.image.save(buffer, "PNG", pnginfo=chunks)
-        write_whole(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue(), replace=False)
 
 
-def drawn(grid: Grid, draw: Callable[[Request], Picture], *, title: str = "") -> list[Drawn]:
-    """The sheets of a grid, one a page. `draw` makes the picture of one cell."""
-    pages = []
+def check_recipes_fit(grid: Grid) -> None:
+    """Raise RequestError if a sheet could not hold the recipes of all its cells."""
+    for page in grid.requests:
+        length = sum(
+            len(json.dumps(request.model_dump(mode="json"))) + RECIPE_ROOM
+            for row in page
+            for request in row
+        )
+        if length > JSON_LIMIT:
+            raise RequestError(too_long(length))
+
+
+def too_long(length: int) -> str:
+    return (
+        f"the recipes of these cells take {length} characters and a sheet holds {JSON_LIMIT}; "
+        "make the grid smaller or the prompt shorter, or leave the recipes out with --no-metadata."
+    )
+
+
+def drawn(grid: Grid, draw: Callable[[Request], Picture], *, title: str = "") -> Iterator[Drawn]:
+    """The sheets of a grid, one a page, each as soon as it is finished.
+
+    `draw` makes the picture of one cell. Within a page the cells of one model follow each other.
+    """
     for number, page in enumerate(grid.requests):
-        pictures = [[draw(request) for request in row] for row in page]
+        places = [(y, x) for y, row in enumerate(page) for x in range(len(row))]
+        loads = list(dict.fromkeys(_loads(page[y][x]) for y, x in places))
+        places.sort(key=lambda place: loads.index(_loads(page[place[0]][place[1]])))
+        made = {(y, x): draw(page[y][x]) for y, x in places}
+        pictures = tuple(tuple(made[y, x] for x in range(len(row))) for y, row in enumerate(page))
         label = grid.pages[number] if grid.pages else ""
         image, cells = sheet(
             [[picture.image() for picture in row] for row in pictures],
@@ -83,9 +110,20 @@ def drawn(grid: Grid, draw: Callable[[Request], Picture], *, title: str = "") ->
             row_labels=grid.rows,
             title=" · ".join(text for text in (title, label) if text),
         )
-        recipes = tuple(tuple(picture.recipe for picture in row) for row in pictures)
-        pages.append(Drawn(image, recipes, cells.boxes))
-    return pages
+        yield Drawn(image, pictures, cells.boxes)
+
+
+def _loads(request: Request) -> tuple[object, ...]:
+    """What a model is loaded by."""
+    return (
+        request.model,
+        request.vae,
+        request.ema,
+        request.prediction,
+        request.zero_terminal_snr,
+        request.dtype,
+        request.device,
+    )
 
 
 def cell_of(picture: OpenedPicture, row: int, column: int) -> tuple[Recipe, NDArray[np.uint8]]:

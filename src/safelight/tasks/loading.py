@@ -23,18 +23,26 @@ class Models:
         self._key: tuple[object, ...] = ()
         self._model: Model | None = None
 
+    def check(self, request: Request) -> None:
+        """Look for the files of a request and for its device, without loading anything.
+
+        Raises RequestError if it names no model or a device that is not here, FileError if a file
+        is not there.
+        """
+        _found(request)
+        resolve_device(request.device)
+
     def of(self, request: Request) -> Model:
         """The model of a request, loaded if it is not the one loaded last.
 
         Raises RequestError if none was named, FileError or CheckpointError if it cannot be read.
         """
-        if request.model is None:
-            raise RequestError(NO_MODEL)
+        path, vae = _found(request)
         device = resolve_device(request.device)
         dtype = resolve_dtype(request.dtype, device)
         key = (
-            request.model,
-            request.vae,
+            path,
+            vae,
             request.ema,
             request.prediction,
             request.zero_terminal_snr,
@@ -44,8 +52,8 @@ class Models:
         if self._model is None or key != self._key:
             self._model = None  # let go of the old weights before the new ones are read
             self._model = load(
-                find_model(request.model),
-                vae=None if request.vae is None else Path(request.vae),
+                path,
+                vae=vae,
                 ema=request.ema,
                 prediction=request.prediction,
                 zero_terminal_snr=request.zero_terminal_snr,
@@ -54,3 +62,10 @@ class Models:
             )
             self._key = key
         return self._model
+
+
+def _found(request: Request) -> tuple[Path, Path | None]:
+    """The paths of the model and of another autoencoder."""
+    if request.model is None:
+        raise RequestError(NO_MODEL)
+    return find_model(request.model), None if request.vae is None else find_model(request.vae)

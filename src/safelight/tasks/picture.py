@@ -29,7 +29,7 @@ from safelight.tasks.picture_file import (
     open_picture,
 )
 from safelight.tasks.recipe import Recipe
-from safelight.tasks.writing import write_whole
+from safelight.tasks.writing import make_folder, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,10 +87,12 @@ class Picture:
     ) -> Path:
         """Write the picture under a name of its own, `{seed}-{prompt words}`, replacing nothing.
 
-        A taken name is followed by -2, -3, ... Returns the path. Raises OutputError as `save`.
+        Without metadata the name tells nothing either: `picture`. A taken name is followed by -2,
+        -3, ... The folder is made if it is missing. Returns the path. Raises OutputError as `save`.
         """
-        folder, stem = Path(folder), file_stem(self.recipe)
+        folder, stem = Path(folder), file_stem(self.recipe) if metadata else "picture"
         data = self.encoded(suffix, metadata, quality=quality)
+        make_folder(folder)
         for number in range(1, NUMBER_LIMIT):
             path = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
             if path.exists():

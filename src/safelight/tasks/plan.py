@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safelight.condition import Condition
 from safelight.diffusion.denoiser import Denoise, Denoiser
@@ -141,16 +141,25 @@ def denoiser_of(
     negated = not distilled and needs_negative(scale, weights)
     conditions = encoded(model, request, wording, negated=negated, sentinel=sentinel)
 
+    extra = None
+    if model.family.extra_channels or model.family.task == "variation":
+        extra = whole_picture(model, request, sentinel)
+
+    def told(condition: Condition, guidance: Tensor | None = None) -> Condition:
+        return replace(condition, guidance=guidance, concat=extra)
+
+    distilled_scale = torch.tensor([scale], device=model.device) if distilled else None
+
     def build(at: tuple[int, ...]) -> Denoise:
         texts = [part.switches[i].text for part, i in zip(wording.positive.parts, at, strict=False)]
         positive = [
-            (_told(conditions.positive[text], request, model, scale if distilled else None), weight)
+            (told(conditions.positive[text], distilled_scale), weight)
             for text, weight in zip(texts, weights, strict=True)
         ]
         negative = None
         if negated:
             text = wording.negative.parts[0].switches[at[-1]].text
-            negative = _told(conditions.negative[text], request, model, None)
+            negative = told(conditions.negative[text])
         return steered(
             denoiser,
             positive,
@@ -165,18 +174,7 @@ def denoiser_of(
     return timeline([[switch.last for switch in part.switches] for part in parts], build)
 
 
-def _told(
-    condition: Condition, request: Request, model: Model, distilled_scale: float | None
-) -> Condition:
-    """The condition with what the family wants besides text."""
-    if distilled_scale is not None:
-        condition = replace(condition, guidance=torch.tensor([distilled_scale]).to(model.device))
-    if model.family.extra_channels:
-        condition = replace(condition, concat=whole_picture(model, request))
-    return condition
-
-
-def whole_picture(model: Model, request: Request) -> Tensor:
+def whole_picture(model: Model, request: Request, sentinel: Sentinel) -> Tensor:
     """What an inpainting model is given when all is to be painted: mask 1, an empty picture.
 
     (1, 1 + C, h, w): the mask, then the latents of a grey picture, as when the whole of a picture
@@ -189,7 +187,9 @@ def whole_picture(model: Model, request: Request) -> Tensor:
         )
     assert request.width is not None and request.height is not None
     grey = torch.zeros(1, 3, request.height, request.width, device=model.device)
-    latents = model.codec.encode(grey).mode()
+    coder = model.codec.autoencoder
+    assert isinstance(coder, nn.Module)
+    latents = sentinel.run("VAE encoder", coder, lambda: model.codec.encode(grey).mode())
     return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
 
 

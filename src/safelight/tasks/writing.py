@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -27,13 +28,24 @@ def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise OutputError(
             f"cannot write {path.name} ({len(data)} bytes) in {path.parent.absolute()}: {reason}. "
-            "Free some space, or give another folder."
+            f"{'Free some space, or give' if full else 'Give'} another folder."
         ) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {folder}: {error.strerror}; give another folder."
+        ) from None
 
 
 def _write_and_sync(path: Path, data: bytes) -> None:

@@ -23,7 +23,8 @@ class Notes:
     surplus: int = 0
 
     def add(self, line: str) -> None:
-        """Keep a note once; beyond `NOTE_LIMIT` only count it."""
+        """Keep a note once, without control characters; beyond `NOTE_LIMIT` only count it."""
+        line = "".join(c if c.isprintable() else "?" for c in line)
         if line in self.lines:
             return
         if len(self.lines) < NOTE_LIMIT:

@@ -1,0 +1,140 @@
+"""From what a command line asked for to requests: --like, prompt files, styles, dynamic prompts."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safelight.cli.axes import laid_on
+from safelight.cli.prompt_lines import lines_of
+from safelight.cli.telling import tell
+from safelight.errors import FileError, RequestError
+from safelight.tasks.metadata.reader import read_settings
+from safelight.tasks.request import Request
+from safelight.text.dynamic import expand
+from safelight.text.prompt import without_comments
+from safelight.text.styles import Style, read_styles, styled
+from safelight.text.wildcards import Wildcards
+
+_WILDCARD = re.compile(r"__[^\s_](?:[^\s_{}|]|_(?!_)){0,200}__")
+FILES = ("model", "vae")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a command line asked for, before it is one or several requests."""
+
+    prompt: str
+    settings: Mapping[str, object]  # as `Request.parse` takes them
+    like: Path | None = None
+    prompts: Path | None = None
+    style_names: tuple[str, ...] = ()
+    styles: Path = Path("styles.csv")
+    wildcards: Path | None = None
+    dynamic: bool = True
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What is done to the text of a request before it is drawn."""
+
+    styles: tuple[Style, ...] = ()
+    lists: Wildcards | None = None
+    dynamic: bool = True
+
+    def applied(self, request: Request) -> list[Request]:
+        """The request; or one for each picture, if its prompt makes a choice for each."""
+        request = self._styled(request)
+        prompt, negative = request.prompt, request.negative_prompt
+        if not self.dynamic:
+            return [request]
+        if self.lists is None and (found := _WILDCARD.search(f"{prompt} {negative}")):
+            tell([f"{found[0]} is read as text: --wildcards names no folder of lists."])
+        resolved = request.resolved()
+        assert resolved.seed is not None
+        singles = [
+            single.replace(
+                prompt=expand(prompt, resolved.seed + k, self.lists),
+                negative_prompt=expand(negative, resolved.seed + k, self.lists),
+                batch=request.batch,
+            )
+            for k, single in enumerate(resolved.single(k) for k in range(request.count))
+        ]
+        if all(s.prompt == prompt and s.negative_prompt == negative for s in singles):
+            return [request]
+        return singles
+
+    def _styled(self, request: Request) -> Request:
+        if not self.styles:
+            return request
+        prompt, negative = request.prompt, request.negative_prompt
+        if request.dialect == "a1111":
+            prompt, negative = without_comments(prompt)[0], without_comments(negative)[0]
+        return request.replace(
+            prompt=styled(prompt, self.styles),
+            negative_prompt=styled(negative, self.styles, negative=True),
+        )
+
+
+def requests_of(wishes: Wishes) -> list[Request]:
+    """The requests, in order. Raises RequestError or FileError for what cannot be used."""
+    wording = wording_of(wishes)
+    if not (wishes.prompt or wishes.prompts or wishes.like or wording.styles):
+        raise RequestError(
+            'say what to draw: safelight generate "a red apple on a blue background"'
+        )
+    base = base_settings(wishes)
+    lines: list[dict[str, object]] = [{}]
+    if wishes.prompts is not None:
+        lines, warnings = lines_of(wishes.prompts)
+        tell(warnings)
+        if not lines:
+            raise FileError(f"{wishes.prompts} holds no prompt; write one on each line.")
+    requests = [Request.parse({"prompt": "", **laid_on(base, line)}) for line in lines]
+    return [single for request in requests for single in wording.applied(request)]
+
+
+def base_settings(wishes: Wishes) -> dict[str, object]:
+    """Settings of --like, overlaid by what the command line says."""
+    settings: dict[str, object] = {}
+    if wishes.like is not None:
+        found = read_settings(wishes.like)
+        tell(found.notes)
+        if found.request is None:
+            raise FileError(f"{wishes.like} carries no settings to start from.")
+        settings = found.request.model_dump(mode="json", exclude_defaults=True)
+        for role in FILES:  # a picture names files without their folders: they may lie beside it
+            beside = wishes.like.parent / str(settings.get(role, ""))
+            if role in settings and beside.exists():
+                settings[role] = str(beside)
+    settings = laid_on(settings, wishes.settings)
+    if wishes.prompt:
+        settings["prompt"] = wishes.prompt
+    return settings
+
+
+def wording_of(wishes: Wishes) -> Wording:
+    """The styles and lists that were named, read from their files.
+
+    Choices of a prompt that comes from --like were made when its picture was drawn.
+    """
+    lists = None if wishes.wildcards is None else Wildcards.of(wishes.wildcards)
+    written = bool(wishes.prompt or wishes.prompts or "negative_prompt" in wishes.settings)
+    dynamic = wishes.dynamic and (wishes.like is None or written)
+    return Wording(tuple(_styles(wishes)), lists, dynamic)
+
+
+def _styles(wishes: Wishes) -> Sequence[Style]:
+    if not wishes.style_names:
+        return ()
+    if not wishes.styles.exists():
+        raise FileError(
+            f"there is no table of styles {wishes.styles}; name one with --styles FILE: a CSV file "
+            "with the columns name, prompt and negative_prompt."
+        )
+    table = read_styles(wishes.styles)
+    unknown = [name for name in wishes.style_names if name not in table]
+    if unknown:
+        known = ", ".join(sorted(table)) or "none"
+        raise RequestError(f"{wishes.styles} has no style {unknown[0]!r}; it has {known}.")
+    return [table[name] for name in wishes.style_names]
