@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
-from on_disk import OnDisk
+from on_disk import EVERY_FAMILY, OnDisk
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import Kind, kind_of, made_for
 from safelight.checkpoints.load import open_checkpoint
@@ -81,7 +81,7 @@ def test_parts_of_a_model_are_known_in_both_layouts(name: str, on_disk: Get) -> 
         assert kind_of(shapes).kind == kind
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@EVERY_FAMILY
 def test_folder_and_single_file_are_the_same_family(name: str, on_disk: Get) -> None:
     files = on_disk(name)
     with open_checkpoint(files.folder) as folder, open_checkpoint(files.single) as single:

@@ -12,7 +12,6 @@ from safelight.checkpoints.keymap import (
     Op,
     Row,
     Shape,
-    prefixed,
 )
 
 CASES: list[tuple[Op, Shape]] = [
@@ -83,8 +82,3 @@ def test_three_names_of_ours_share_one_link() -> None:
 def test_a_name_without_a_row_is_an_error_not_a_guess() -> None:
     with pytest.raises(KeyError, match=r"y\.weight"):
         KeyMap([Row("a", "x")]).links(["y.weight"])
-
-
-def test_prefixes_move_whole_layouts() -> None:
-    [row] = prefixed([Row("a", "x", TRANSPOSE)], theirs="m.", ours="n.")
-    assert (row.theirs, row.ours, row.op) == ("m.a", "n.x", TRANSPOSE)

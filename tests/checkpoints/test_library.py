@@ -148,9 +148,9 @@ def test_an_unknown_name_suggests_the_nearest(home: Path, monkeypatch: pytest.Mo
     with pytest.raises(FileError, match=r"did you mean sd15/dreamshaper_8\.safetensors\? Give"):
         find_model("dreamshaper8")
     touch(home / "elsewhere" / "realistic.ckpt")
-    with pytest.raises(FileError, match=r"did you mean realistic\.ckpt\?"):
+    with pytest.raises(FileError, match=r"did you mean \S*elsewhere/realistic\.ckpt\?"):
         find_model(str(home / "elsewhere" / "realistc.ckpt"))
-    with pytest.raises(FileError, match=r"there is no model zzz; Give a file"):
+    with pytest.raises(FileError, match=r"there is no model zzz; give a file"):
         find_model("zzz")
     for impossible in ("a\0b", "x" * 5000):
         with pytest.raises(FileError):

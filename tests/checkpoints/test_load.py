@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import tiny
 from models_tiny import distance, random, randomised
-from on_disk import OnDisk
-from safelight.checkpoints.load import load, load_autoencoder
+from on_disk import EVERY_FAMILY, OnDisk
+from safelight.checkpoints.load import load, load_autoencoder, load_clip
 from safelight.checkpoints.safetensors_file import SafetensorsFile
 from safelight.checkpoints.vae_file import STEM
 from safelight.errors import CheckpointError, FileError, InputError, UnsafeFileError
@@ -42,7 +42,7 @@ def assert_loaded(model: Model, made: tiny.Oracle) -> None:
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@EVERY_FAMILY
 def test_both_layouts_give_the_weights_bit_for_bit(name: str, on_disk: Get) -> None:
     files = on_disk(name)
     for path in (files.folder, files.single):
@@ -149,6 +149,14 @@ def test_quantised_weights_are_refused(on_disk: Get, tmp_path: Path) -> None:
     state[f"{UNET}out.2.weight"] = state[f"{UNET}out.2.weight"].to(torch.int8)
     save_file(state, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"out\.2\.weight is stored as torch\.int8"):
+        load(tmp_path / "m.safetensors")
+
+
+def test_weights_that_are_not_numbers_are_refused_by_name(on_disk: Get, tmp_path: Path) -> None:
+    state = load_file(on_disk("sd15").single)
+    state[f"{UNET}middle_block.2.in_layers.2.weight"][:] = float("nan")
+    save_file(state, tmp_path / "m.safetensors")
+    with pytest.raises(FileError, match=r"middle_block\.2\.in_layers\.2\.weight holds NaN"):
         load(tmp_path / "m.safetensors")
 
 
@@ -425,6 +433,25 @@ def test_half_a_tiny_autoencoder_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="its encoder is needed too"):
         load_autoencoder(tmp_path / "taesd_decoder.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "open_clip"])
+def test_a_text_encoder_loads_alone(kind: str, on_disk: Get, tmp_path: Path) -> None:
+    module = on_disk("sdxl").made.texts[1]
+    path = on_disk("sdxl").folder / "text_encoder_2"
+    if kind == "file":
+        path = path / "model.safetensors"
+    elif kind == "open_clip":
+        inner = {n.removeprefix("text_model."): t for n, t in module.state_dict().items()}
+        path = tmp_path / "clip.safetensors"
+        save_file({n: t.clone() for n, t in tiny.open_clip_state(inner).items()}, path)
+    assert_same(load_clip(path), module)
+    assert load_clip(path, projection=False).text_projection is None
+
+
+def test_a_missing_projection_is_told(on_disk: Get) -> None:
+    with pytest.raises(CheckpointError, match=r"1 missing: text_projection\.weight"):
+        load_clip(on_disk("sdxl").folder / "text_encoder")
 
 
 # -- what does not fit -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from safelight.checkpoints.identity import Identity
-from safelight.checkpoints.parts import Part, PartReport, Role, listed
+from safelight.checkpoints.parts import Part, PartReport, listed
 from safelight.checkpoints.printable import shown
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError
@@ -39,9 +39,6 @@ class Checkpoint:
     files: tuple[Opened, ...]
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-
-    def part(self, role: Role) -> Part | None:
-        return next((part for part in self.parts if part.role == role), None)
 
     def close(self) -> None:
         for opened in self.files:

@@ -5,8 +5,8 @@ A row covers every tensor below its prefix, and the longest prefix wins, so one 
 weights of a module whose inner names agree. Rows are computed from configs, never typed by hand.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -133,18 +133,6 @@ class KeyMap:
                 row, _ = found
                 return Link(row.theirs + suffix, _expanded(row, suffix), row.op)
         raise KeyError(f"no row covers {ours}")
-
-
-def prefixed(rows: Iterable[Row], *, theirs: str = "", ours: str = "") -> Iterator[Row]:
-    """The same rows for modules that live below a prefix, dot included."""
-    for row in rows:
-        yield replace(row, theirs=theirs + row.theirs, ours=ours + row.ours)
-
-
-def renamed(rows: Iterable[Row], names: Mapping[str, str]) -> Iterator[Row]:
-    """The same rows with some prefixes of the file replaced."""
-    for row in rows:
-        yield replace(row, theirs=names.get(row.theirs, row.theirs))
 
 
 def _expanded(row: Row, suffix: str) -> tuple[str, ...]:

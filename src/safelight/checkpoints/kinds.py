@@ -53,7 +53,7 @@ _OTHERS = {
     "Flux": r"double_blocks\.0\.(img_attn|img_mod)",
     "Stable Cascade": r"(down_blocks\.0\.0\.channelwise|clip_txt_mapper)",
     "PixArt or Hunyuan-DiT": r"(cap_embedder\.y_embedding|blocks\.0\.cross_attn\.|mlp_t5)",
-    "a Diffusers transformer (SD3, Flux or newer)": r"^(\w+\.)*?transformer_blocks\.0\.attn\.to_q\.",
+    "a transformer with Diffusers' names": r"^(\w+\.)*?transformer_blocks\.0\.attn\.to_q\.",
     "Stable Video Diffusion": r"input_blocks\.1\.1\.time_stack\.",
     "a video model": r"(time_mixer|temporal_transformer_blocks)",
     "DeepFloyd or Kandinsky": r"(encoder_hid_proj|add_embedding\.(text_proj|image_proj))",
@@ -182,10 +182,15 @@ def _upscaler(shapes: Shapes) -> str:
 _CONTEXTS = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
 
 
+_TO_K = re.compile(
+    r"attn2[._](processor\.)?to_k(_lora)?\.(weight|lora_down|lora_A|lora\.down|down)"
+)
+
+
 def made_for(shapes: Shapes) -> str:
     """The models that a file of changes fits, by the width of the text it reads; may be empty."""
     for name, shape in shapes.items():
-        reads = re.search(r"attn2[._](processor\.)?to_k(_lora)?\.(weight|lora_down|lora_A|lora\.down|down)", name)
+        reads = _TO_K.search(name)
         if reads and len(shape) in (2, 4):
             width = shape[1]
             return f"for {_CONTEXTS.get(width, 'a model of its own')} (context width {width})"

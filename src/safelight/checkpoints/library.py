@@ -200,7 +200,7 @@ def _ends_without_suffix(known: str, wanted: str) -> bool:
 
 
 def _unknown(name: str, path: Path, known: Sequence[Entry]) -> str:
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
     spellings: dict[str, str] = {}
     for whole in [*beside, *(entry.name for entry in known)]:
         last = _plain(whole).rpartition("/")[2]
@@ -209,9 +209,9 @@ def _unknown(name: str, path: Path, known: Sequence[Entry]) -> str:
     near = get_close_matches(wanted, spellings, n=3, cutoff=0.6)
     near += get_close_matches(wanted.rpartition("/")[2], spellings, n=3, cutoff=0.6)
     unique = dict.fromkeys(shown(spellings[spelling]) for spelling in near)
-    hint = f"did you mean {' or '.join(list(unique)[:3])}? " if unique else ""
+    hint = f"did you mean {' or '.join(list(unique)[:3])}? Give" if unique else "give"
     return (
-        f"there is no model {shown(name)}; {hint}Give a file, a Diffusers folder, or a name that "
+        f"there is no model {shown(name)}; {hint} a file, a Diffusers folder, or a name that "
         "`safelight models` lists"
     )
 

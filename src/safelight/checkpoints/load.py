@@ -1,6 +1,8 @@
 """From a path to a model: identify, check every name and shape, then read one tensor at a time."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +13,15 @@ from torch import Tensor, nn
 from safelight.checkpoints.checkpoint import Checkpoint, Opened, by_prefix, checked, mismatch
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
 from safelight.checkpoints.files import open_weights
+from safelight.checkpoints.finite import check_finite
+from safelight.checkpoints.folders import open_folder
 from safelight.checkpoints.hashes import sha256
+from safelight.checkpoints.json_object import read_object
 from safelight.checkpoints.keymap import Link
 from safelight.checkpoints.kinds import Finding, kind_of, made_for
-from safelight.checkpoints.parts import Part, PartReport
+from safelight.checkpoints.measure_clip import IDLE, measured_clip
+from safelight.checkpoints.model_json import clip_from_json
+from safelight.checkpoints.parts import Part, PartReport, Selection
 from safelight.checkpoints.printable import shown
 from safelight.checkpoints.single_file import open_single
 from safelight.checkpoints.vae_file import FoundVae, open_vae, with_vae
@@ -69,7 +76,7 @@ def load(
             return model_of(checkpoint, dtype=dtype, device=device)
         found = open_vae(Path(vae))
         with found.file:
-            other = _with_other_vae(checkpoint, found, Path(vae))
+            other = with_other_vae(checkpoint, found, Path(vae))
             return model_of(other, dtype=dtype, device=device)
 
 
@@ -161,10 +168,49 @@ def load_autoencoder(
     return Codec(module, CodecConfig(found.vae.config, scale, shift))
 
 
+def load_clip(
+    path: Pathlike,
+    *,
+    dtype: torch.dtype | None = None,
+    device: Device = "cpu",
+    projection: bool = True,
+    variant: str | None = None,
+) -> ClipText:
+    """The CLIP text encoder in a file, or in a folder that Transformers wrote, alone.
+
+    projection: whether the matrix that makes embeddings comparable with pictures is wanted.
+    Raises FileError, or CheckpointError if there is no text encoder or no such matrix.
+    """
+    with _clip_part(Path(path), projection, variant) as part:
+        report = part.report()
+        if not report.sound:
+            raise CheckpointError(
+                f"{shown(path)} does not fit the text encoder it seems to be: {mismatch([report])}"
+            )
+        module = filled(part, dtype=dtype, device=torch.device(device))
+    assert isinstance(module, ClipText)
+    return module
+
+
+@contextmanager
+def _clip_part(path: Path, projection: bool, variant: str | None) -> Iterator[Part]:
+    with open_folder(path, "model", variant) if path.is_dir() else open_weights(path) as file:
+        tensors = Selection.below(file)
+        try:
+            clip = measured_clip(tensors.shapes, projection=projection)
+        except CheckpointError as error:
+            raise CheckpointError(f"{shown(path)}: {error}") from None
+        if path.is_dir():
+            json = read_object(path / "config.json")
+            clip = replace(clip, config=clip_from_json(json, projected=projection))
+        idle = IDLE if projection else (*IDLE, "text_projection")
+        yield Part("text_encoder", clip.config, tensors, clip.keymap(), idle)
+
+
 def filled(part: Part, *, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
     """The module of a part with its weights. The part must have been reported sound."""
     module = part.module()
-    for link in part.links(module):
+    for link in part.links():
         for name, tensor in zip(link.ours, _read(part, link, dtype, device), strict=True):
             _assign(module, name, tensor)
     return module.eval().requires_grad_(False)
@@ -175,6 +221,7 @@ def _read(
 ) -> tuple[Tensor, ...]:
     wanted = dtype or _default_dtype(part.tensors.info(link.theirs).dtype, device)
     tensor = part.tensors.read(link.theirs, dtype=wanted)
+    check_finite([(part.stored(link.theirs), tensor)], part.tensors.file.path)
     return tuple(ours.contiguous().to(device) for ours in link.op.to_ours(tensor))
 
 
@@ -189,7 +236,7 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def _with_other_vae(checkpoint: Checkpoint, found: FoundVae, path: Path) -> Checkpoint:
+def with_other_vae(checkpoint: Checkpoint, found: FoundVae, path: Path) -> Checkpoint:
     """The checkpoint with an autoencoder of another file or folder."""
     _check_scale(checkpoint.family, found, path)
     family = with_vae(checkpoint.family, found.vae, shown(path))

@@ -13,7 +13,16 @@ from safelight.models.clip import ClipTextConfig
 Naming = Literal["transformers", "bare", "open_clip"]
 
 # Names that stand beside the weights and are never needed.
-IDLE = ("logit_scale", "embeddings.position_ids", "text_model.embeddings.position_ids", "attn_mask")
+IDLE = (
+    "logit_scale",
+    "attn_mask",
+    "embeddings.position_ids",
+    "text_model.embeddings.position_ids",
+    # Some merges hold all of CLIP.
+    "vision_model.",
+    "visual.",
+    "visual_projection.",
+)
 
 
 @dataclass(frozen=True, slots=True)

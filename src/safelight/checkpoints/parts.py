@@ -1,7 +1,9 @@
 """One part of a model in a file: its config, its tensors, and how their names become ours."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Literal, Self
 
 import torch
@@ -78,13 +80,13 @@ class Part:
         with torch.device("meta"):
             return built(self.config)
 
-    def links(self, module: nn.Module) -> list[Link]:
+    def links(self) -> list[Link]:
         """The file's tensors that hold the module's, in the module's order."""
-        return self.keymap.links(module.state_dict())
+        return self.keymap.links(shapes_of(self.config))
 
     def report(self) -> PartReport:
         """Compare names and shapes, without reading a tensor."""
-        ours = {name: tuple(t.shape) for name, t in self.module().state_dict().items()}
+        ours = shapes_of(self.config)
         found = self.tensors.shapes
         used, missing, misshapen = [], [], []
         for link in self.keymap.links(ours):
@@ -116,13 +118,13 @@ class Part:
                 return there[: len(there) - len(here)] + name
         return name
 
-    def ours(self) -> Iterator[tuple[str, Tensor]]:
-        """Our names and tensors, in the types of the file, one after the other.
 
-        The part must have been reported sound.
-        """
-        for link in self.links(self.module()):
-            yield from zip(link.ours, link.op.to_ours(self.tensors.read(link.theirs)), strict=True)
+@lru_cache(maxsize=32)
+def shapes_of(config: PartConfig) -> Mapping[str, Shape]:
+    """Our names and shapes of all weights of a part, in the module's order."""
+    with torch.device("meta"):
+        state = built(config).state_dict()
+    return MappingProxyType({name: tuple(tensor.shape) for name, tensor in state.items()})
 
 
 def built(config: PartConfig) -> nn.Module:

@@ -1,14 +1,16 @@
 """A model to a file or folder of either layout, and one layout to the other weight by weight."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from safelight.checkpoints.checkpoint import checked
-from safelight.checkpoints.load import open_checkpoint
+from safelight.checkpoints.load import open_checkpoint, with_other_vae
 from safelight.checkpoints.stock import Stock, stock_of_module, stock_of_part
+from safelight.checkpoints.vae_file import open_vae
 from safelight.checkpoints.write_folder import write_diffusers
 from safelight.checkpoints.write_single import write_original
 from safelight.errors import RequestError
@@ -46,20 +48,31 @@ def convert(
     zero_terminal_snr: bool | None = None,
     ema: bool = False,
     variant: str | None = None,
+    vae: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the model of a file or folder in a layout, without building it.
+
+    vae: a file or folder whose autoencoder is written instead of the model's own.
 
     One tensor is in memory at a time. Weights keep their bits unless `dtype` is given; what a
     model never uses (EMA copies, training's tables, OpenCLIP H's last block) is left behind.
     Raises what loading and `save` raise.
     """
-    with open_checkpoint(
-        source,
-        prediction=prediction,
-        zero_terminal_snr=zero_terminal_snr,
-        ema=ema,
-        variant=variant,
-    ) as checkpoint:
+    with ExitStack() as stack:
+        checkpoint = stack.enter_context(
+            open_checkpoint(
+                source,
+                prediction=prediction,
+                zero_terminal_snr=zero_terminal_snr,
+                ema=ema,
+                variant=variant,
+                own_vae=vae is None,
+            )
+        )
+        if vae is not None:
+            found = open_vae(Path(vae))
+            stack.enter_context(found.file)
+            checkpoint = with_other_vae(checkpoint, found, Path(vae))
         checked(checkpoint)
         stocks = [stock_of_part(part) for part in checkpoint.parts]
         _write(stocks, checkpoint.family, Path(target), layout, dtype)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.checkpoints.keymap import KeyMap, Link, Row
-from safelight.checkpoints.parts import Part, PartConfig, Role
+from safelight.checkpoints.parts import Part, PartConfig, Role, shapes_of
 from safelight.checkpoints.weight_file import TensorInfo
 from safelight.checkpoints.writing import Entry
 
@@ -31,7 +31,7 @@ def stock_of_module(role: Role, config: PartConfig, module: nn.Module) -> Stock:
 
 def stock_of_part(part: Part) -> Stock:
     """The weights of a part in a file, in the file's types. The part must be sound."""
-    shapes = {name: tuple(t.shape) for name, t in part.module().state_dict().items()}
+    shapes = shapes_of(part.config)
     links = {name: link for link in part.keymap.links(shapes) for name in link.ours}
     header = {
         name: TensorInfo(shapes[name], part.tensors.info(links[name].theirs).dtype)

@@ -240,8 +240,8 @@ def _mid_depth(json: JsonObject) -> int | None:
         return 0
     if kind != "UNetMidBlock2DCrossAttn":
         raise CheckpointError(
-            f"{json.source}: mid_block_type is {shown(kind)}; our U-Net has UNetMidBlock2DCrossAttn, "
-            "UNetMidBlock2D and none"
+            f"{json.source}: mid_block_type is {shown(kind)}; our U-Net has "
+            "UNetMidBlock2DCrossAttn, UNetMidBlock2D or none"
         )
     levels = json.values.get("transformer_layers_per_block", 1)
     last = levels[-1] if isinstance(levels, (list, tuple)) and levels else levels

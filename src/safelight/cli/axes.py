@@ -107,8 +107,8 @@ def _parts(values: str) -> list[str]:
         return next(csv.reader([values], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise RequestError(
-            f"the values {values!r} cannot be read: {error}. Put commas between them, and quotation "
-            'marks around one that holds a comma: cat,"dog, small".'
+            f"the values {values!r} cannot be read: {error}. Put commas between them, and "
+            'quotation marks around one that holds a comma: cat,"dog, small".'
         ) from None
 
 

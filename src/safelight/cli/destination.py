@@ -12,7 +12,7 @@ from safelight.tasks.writing import make_folder
 
 # Suffixes of pictures that we do not write: certainly no names of folders.
 OTHER_FORMATS = frozenset(
-    ".gif .bmp .tif .tiff .avif .heic .heif .jxl .jp2 .ppm .tga .svg .ico .psd .exr".split()
+    {".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl", ".jp2", ".ppm", ".tga", ".svg"}
 )
 LOSSLESS = frozenset({".png"})
 
@@ -54,7 +54,8 @@ def destination(
     named = out.suffix.lower()
     if named in OTHER_FORMATS and not out.is_dir():
         raise RequestError(
-            f"--out {out}: pictures are saved as {', '.join(FORMATS)}; name such a file, or a folder."
+            f"--out {out} is none of {', '.join(FORMATS)}, which we write; name such a file, or a "
+            "folder."
         )
     single = named in FORMATS and not out.is_dir()
     if single and pictures > 1:
@@ -92,7 +93,7 @@ def prepared(folder: Path) -> Iterator[None]:
         make_folder(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise OutputError(
-                f"the folder {folder} cannot be written to; give another, or change its permissions."
+                f"the folder {folder} cannot be written to; give another or change its permissions."
             )
         yield
     finally:

@@ -1,7 +1,7 @@
 """`safelight generate`: text to pictures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def generate(
     ] = OUT,
     format: Annotated[
         str | None,
-        typer.Option("--format", help="png, jpg or webp, for pictures in a folder [png]."),
+        typer.Option("--format", help="png, jpg or webp, in a folder [png]."),
     ] = None,
     quality: Annotated[
         int | None, typer.Option("--quality", help="1 to 100, for JPEG [95] and WebP [lossless].")

@@ -38,6 +38,11 @@ def draw_grid(
     """
     if not any(axes):
         raise RequestError("give an axis, such as -x steps=10,20,30.")
+    for name in ONE_A_CELL:
+        if name in wishes.settings:
+            raise RequestError(
+                f"every cell is one picture: leave --{name} out, or use -x seed=1-4."
+            )
     chosen = [NO_AXIS if text is None else axis(text) for text in axes]
     base = {"prompt": "", **base_settings(wishes)}
     grid = grid_of(base, chosen[0], chosen[1], chosen[2], wording_of(wishes))

@@ -26,6 +26,8 @@ VERBS: dict[str, str] = {
     "download": "Fetch a model: the only command that uses the network.",
 }
 
+SPOKEN = ("generate", "grid", "prompt")  # verbs whose argument is a prompt
+
 
 class Verbs(TyperGroup):
     """Commands that are imported on use, so that `--help` stays quick."""
@@ -41,11 +43,27 @@ class Verbs(TyperGroup):
             formatter.write_dl(list(VERBS.items()))
 
 
+class Verb(TyperCommand):
+    """A command whose help lists its options by subject."""
+
+    def format_options(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
+        subjects: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                subject = getattr(parameter, "rich_help_panel", None) or kind
+                subjects.setdefault(subject, []).append(record)
+        for subject, records in subjects.items():
+            with formatter.section(subject):
+                formatter.write_dl(records)
+
+
 def command(name: str) -> TyperCommand:
     """The command of one verb, made from the typed function of the same name in its module."""
     function = getattr(importlib.import_module(f"safelight.cli.{name}"), name)
     verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
-    verbs.command(name=name, short_help=VERBS[name])(function)
+    verbs.command(name=name, cls=Verb, short_help=VERBS[name])(function)
     made = typer.main.get_command(verbs)
     assert isinstance(made, TyperCommand)
     return made
@@ -105,8 +123,11 @@ def _usage(error: typer.TyperException, argv: list[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(VERBS)}"
         return _fail(f"there is no command {verb!r}{hint}", 2)
+    message = error.format_message().rstrip(".")
+    if "unexpected extra argument" in message and verb in SPOKEN:
+        message += "; a prompt of several words needs quotation marks around it"
     where = f"safelight {verb} --help" if verb else "safelight --help"
-    return _fail(f"{error.format_message().rstrip('.')} (see {where})", 2)
+    return _fail(f"{message} (see {where})", 2)
 
 
 def _invoke(argv: list[str]) -> int:

@@ -40,6 +40,7 @@ MODEL = "The model"
 SEEDS = "Seeds and noise"
 GUIDANCE = "Guidance"
 SAMPLING = "Sampler details"
+SCHEDULING = "Schedule details"
 XL = "SDXL's sizes"
 
 
@@ -64,6 +65,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("emphasis", ("--emphasis",), str, "How weights act: original (default), no norm, ignore, none.", PROMPT),
     Setting("clip_skip", ("--clip-skip",), int, "Take the text from the n-th last layer.", PROMPT),
     Setting("comma_backtrack", ("--comma-backtrack",), int, "How far back a full chunk may end at a comma [20].", PROMPT),
+    Setting("max_chunks", ("--max-chunks",), int, "Refuse prompts of more chunks of 75 tokens [64].", PROMPT),
     Setting("steps", ("--steps", "-s"), int, "Sampling steps [20].", DRAWING),
     Setting("sampler", ("--sampler",), str, "A1111's, ComfyUI's and Diffusers' names work [DPM++ 2M].", DRAWING),
     Setting("schedule", ("--schedule",), str, "Spacing of the noise levels [the sampler's own].", DRAWING),
@@ -83,6 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("seed", ("--seed",), int, "Seed of the first picture [random].", SEEDS),
     Setting("subseed", ("--subseed",), int, "Seed of a variation [random].", SEEDS),
     Setting("subseed_strength", ("--subseed-strength",), float, "How far towards the variation, 0 to 1.", SEEDS),
+    Setting("resize_from", ("--resize-from",), str, "WIDTHxHEIGHT of another size, whose noise fills the centre.", SEEDS),
     Setting("noise_source", ("--noise",), str, "cpu (default), or nv: as an NVIDIA GPU draws it.", SEEDS),
     Setting("ensd", ("--ensd",), int, "Eta noise seed delta [0].", SEEDS),
     Setting("start", ("--start",), str, "First noise as a1111 (default) or diffusers scales it.", SEEDS),
@@ -104,10 +107,34 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sampler_options.s_tmax", ("--s-tmax",), float, "Highest sigma at which to churn.", SAMPLING),
     Setting("sampler_options.s_noise", ("--s-noise",), float, "Factor on every fresh noise.", SAMPLING),
     Setting("sampler_options.order", ("--order",), int, "Order of a multistep method.", SAMPLING),
+    Setting("sampler_options.r", ("--sampler-r",), float, "DPM++ SDE: place of its probe within a step.", SAMPLING),
+    Setting("sampler_options.solver_type", ("--solver-type",), str, "Form of a solver: midpoint or heun, bh1 or bh2.", SAMPLING),
+    Setting("sampler_options.rtol", ("--rtol",), float, "DPM adaptive: relative tolerance.", SAMPLING),
+    Setting("sampler_options.atol", ("--atol",), float, "DPM adaptive: absolute tolerance.", SAMPLING),
+    Setting("sampler_options.h_init", ("--h-init",), float, "DPM adaptive: first step.", SAMPLING),
+    Setting("schedule_options.rho", ("--rho",), float, "Karras, polyexponential: how dense near zero.", SCHEDULING),
+    Setting("schedule_options.sigma_min", ("--sigma-min",), float, "Karras, exponential: the lowest noise level.", SCHEDULING),
+    Setting("schedule_options.sigma_max", ("--sigma-max",), float, "Karras, exponential: the highest noise level.", SCHEDULING),
+    Setting("schedule_options.alpha", ("--beta-alpha",), float, "Beta: its alpha.", SCHEDULING),
+    Setting("schedule_options.beta", ("--beta-beta",), float, "Beta: its beta.", SCHEDULING),
+    Setting("schedule_options.steps_offset", ("--steps-offset",), int, "Leading: added to every timestep.", SCHEDULING),
+    Setting("schedule_options.original_steps", ("--original-steps",), int, "LCM: steps that it was distilled with.", SCHEDULING),
     Setting("sizes.original", ("--original-size",), str, "WIDTHxHEIGHT told as the original size.", XL),
     Setting("sizes.target", ("--target-size",), str, "WIDTHxHEIGHT told as the target size.", XL),
+    Setting("sizes.negative_original", ("--negative-original-size",), str, "The same for the negative prompt.", XL),
+    Setting("sizes.negative_target", ("--negative-target-size",), str, "The same for the negative prompt.", XL),
+    Setting("sizes.aesthetic_score", ("--aesthetic-score",), float, "The refiner's score [6].", XL),
+    Setting("sizes.negative_aesthetic_score", ("--negative-aesthetic-score",), float, "The same for the negative prompt [2.5].", XL),
     Setting("crop", ("--crop",), str, "LEFT,TOP told as the crop.", XL),
 )  # fmt: skip
+
+
+# Settings of two numbers, by parameter, with the flag that messages name
+PAIRS = {
+    setting.parameter: setting.flags[0]
+    for setting in SETTINGS
+    if setting.field == "resize_from" or setting.flags[0].endswith("-size")
+}
 
 
 def takes_settings(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -152,12 +179,8 @@ def request_mapping(settings: Mapping[str, object]) -> dict[str, object]:
         match name:
             case "size":
                 mapping["width"], mapping["height"] = size(str(value), "--size")
-            case "sizes__original" | "sizes__target":
-                _put(
-                    mapping,
-                    name.split("__"),
-                    size(str(value), name.replace("sizes__", "--") + "-size"),
-                )
+            case _ if name in PAIRS:
+                _put(mapping, name.split("__"), size(str(value), PAIRS[name]))
             case "crop":
                 left, top = _numbers(str(value), "--crop", 2)
                 _put(mapping, ["sizes", "crop_left"], int(left))

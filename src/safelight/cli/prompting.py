@@ -31,7 +31,7 @@ def show_prompt(
     if sampler is not None:
         from safelight.diffusion.samplers import resolve_sampler
 
-        calls = resolve_sampler(sampler).calls_per_step
+        calls = resolve_sampler(sampler).counted_calls
     seen = inspect_prompt(
         text,
         steps=steps,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safelight.cli.axes import laid_on
+from safelight.cli.missing import must_exist
 from safelight.cli.prompt_lines import lines_of
 from safelight.cli.telling import tell
 from safelight.errors import FileError, RequestError
@@ -86,7 +87,7 @@ def requests_of(wishes: Wishes) -> list[Request]:
     base = base_settings(wishes)
     lines: list[dict[str, object]] = [{}]
     if wishes.prompts is not None:
-        lines, warnings = lines_of(wishes.prompts)
+        lines, warnings = lines_of(must_exist(wishes.prompts, "list of prompts"))
         tell(warnings)
         if not lines:
             raise FileError(f"{wishes.prompts} holds no prompt; write one on each line.")
@@ -98,7 +99,7 @@ def base_settings(wishes: Wishes) -> dict[str, object]:
     """Settings of --like, overlaid by what the command line says."""
     settings: dict[str, object] = {}
     if wishes.like is not None:
-        found = read_settings(wishes.like)
+        found = read_settings(must_exist(wishes.like, "picture"))
         tell(found.notes)
         if found.request is None:
             raise FileError(f"{wishes.like} carries no settings to start from.")
@@ -127,12 +128,7 @@ def wording_of(wishes: Wishes) -> Wording:
 def _styles(wishes: Wishes) -> Sequence[Style]:
     if not wishes.style_names:
         return ()
-    if not wishes.styles.exists():
-        raise FileError(
-            f"there is no table of styles {wishes.styles}; name one with --styles FILE: a CSV file "
-            "with the columns name, prompt and negative_prompt."
-        )
-    table = read_styles(wishes.styles)
+    table = read_styles(must_exist(wishes.styles, "table of styles (see --styles)"))
     unknown = [name for name in wishes.style_names if name not in table]
     if unknown:
         known = ", ".join(sorted(table)) or "none"

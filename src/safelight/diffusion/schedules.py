@@ -9,6 +9,7 @@ pick from the T training levels if n is too large for them.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -288,7 +289,11 @@ def resolve_schedule(name: str) -> Schedule:
     key = name.strip().lower().replace(" ", "_").replace("-", "_")
     schedule = SCHEDULES.get(_ALIASES.get(key, key))
     if schedule is None:
-        raise RequestError(f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}.")
+        near = get_close_matches(key, [*SCHEDULES, *_ALIASES], n=1)
+        hint = f" Did you mean {_ALIASES.get(near[0], near[0])}?" if near else ""
+        raise RequestError(
+            f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}.{hint}"
+        )
     return schedule
 
 

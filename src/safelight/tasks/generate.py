@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.placement import dtype_name
 from safelight.engines.sentinel import Sentinel, watch
-from safelight.errors import RequestError
+from safelight.errors import NonFiniteError, RequestError
 from safelight.model import Model
 from safelight.models.tiling import Bands
 from safelight.tasks.picture import Picture, to_uint8
@@ -53,8 +53,12 @@ def generate(
     singles = [single for request in given for single in settled(request, model)]
     done = 0
     for batch in batches(singles):
-        with watch() as sentinel:
-            yield from _batch(model, batch, sentinel, done, watch_steps)
+        try:
+            with watch() as sentinel:
+                pictures = _batch(model, batch, sentinel, done, watch_steps)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{_source(model, batch[0])}: {error}") from None
+        yield from pictures
         done += len(batch)
 
 
@@ -120,8 +124,8 @@ def _batch(
     images = [decoded(model, x[k : k + 1], r, sentinel) for k, r in enumerate(batch)]
     seconds = (time.perf_counter() - began) / len(batch)
     return [
-        _picture(model, request, drawing, to_uint8(image)[0], taken, seconds)
-        for request, image in zip(batch, images, strict=True)
+        _picture(model, r.replace(batch=len(batch)), drawing, to_uint8(image)[0], taken, seconds)
+        for r, image in zip(batch, images, strict=True)
     ]
 
 
@@ -170,7 +174,7 @@ def _picture(
 ) -> Picture:
     warnings = (*drawing.wording.warnings, *map(str, drawing.sentinel.incidents), *model.notes)
     recipe = Recipe(
-        request=request.replace(batch=1),
+        request=request,
         files=tuple(
             UsedFile(role=f.role, name=f.path.name, sha256=f.sha256, size=f.size)
             for f in model.files
@@ -186,6 +190,12 @@ def _picture(
         seconds=round(seconds, 3),
     )
     return Picture(pixels, recipe, warnings)
+
+
+def _source(model: Model, request: Request) -> str:
+    """The files that a model came from, as the request names them."""
+    name = request.model or (str(model.files[0].path) if model.files else model.family.label)
+    return f"{name} with {request.vae}" if request.vae else name
 
 
 def _kind(request: Request) -> Request:

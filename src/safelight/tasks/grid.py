@@ -126,28 +126,46 @@ def _loads(request: Request) -> tuple[object, ...]:
     )
 
 
+def recipes_of(picture: OpenedPicture) -> list[list[Recipe]]:
+    """The recipe of every cell of a sheet, by row and column. Raises FileError if it is none."""
+    return [[_recipe(cell) for cell in line] for line in _cells(picture)]
+
+
 def cell_of(picture: OpenedPicture, row: int, column: int) -> tuple[Recipe, NDArray[np.uint8]]:
     """The recipe and the pixels (H, W, 3) of one cell of a sheet; row and column from 1.
 
     Raises FileError if the picture is no sheet, RequestError if it has no such cell.
     """
-    text = picture.texts.get(KEY)
-    if text is None:
-        raise FileError("the picture is no sheet of `safelight grid`; leave --cell out.")
-    value = as_object(parse_json(text, what="the sheet", limit=JSON_LIMIT), what="the sheet")
-    cells = value.get("cells")
-    if not isinstance(cells, list) or not all(isinstance(line, list) for line in cells):
-        raise FileError("the sheet's list of cells cannot be read.")
-    lines: list[list[Json]] = [line for line in cells if isinstance(line, list)]
+    lines = _cells(picture)
     width = max((len(line) for line in lines), default=0)
     if not (1 <= row <= len(lines) and 1 <= column <= len(lines[row - 1])):
         raise RequestError(
             f"the sheet has {len(lines)} rows and {width} columns; got cell {row},{column}."
         )
-    cell = as_object(lines[row - 1][column - 1], what="the cell")
-    box = cell.get("box")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(n, int) for n in box):
+    cell = lines[row - 1][column - 1]
+    box = as_object(cell, what="the cell").get("box")
+    if not isinstance(box, list) or len(box) != 4:
         raise FileError("the cell's place on the sheet cannot be read.")
-    recipe = Recipe.from_json(json.dumps(cell.get("recipe")))
-    left, top, right, bottom = (int(n) for n in box if isinstance(n, int))
-    return recipe, picture.pixels[top:bottom, left:right]
+    left, top, right, bottom = (n if type(n) is int else -1 for n in box)
+    height, length, _ = picture.pixels.shape
+    if not (0 <= left < right <= length and 0 <= top < bottom <= height):
+        raise FileError(f"the cell's place {box} does not lie on the sheet.")
+    return _recipe(cell), picture.pixels[top:bottom, left:right]
+
+
+def _cells(picture: OpenedPicture) -> list[list[Json]]:
+    text = picture.texts.get(KEY)
+    if text is None:
+        raise FileError(
+            f"{picture.path} is no sheet of `safelight grid`, or has lost its recipes; leave "
+            "--cell out."
+        )
+    value = as_object(parse_json(text, what="the sheet", limit=JSON_LIMIT), what="the sheet")
+    cells = value.get("cells")
+    if not isinstance(cells, list) or not all(isinstance(line, list) for line in cells):
+        raise FileError("the sheet's list of cells cannot be read.")
+    return [line for line in cells if isinstance(line, list)]
+
+
+def _recipe(cell: Json) -> Recipe:
+    return Recipe.from_json(json.dumps(as_object(cell, what="the cell").get("recipe")))

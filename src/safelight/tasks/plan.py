@@ -73,16 +73,15 @@ def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
     request = requests[0]
     sampler = resolve_sampler(request.sampler)
     schedule, sigmas = levels(model, request, sampler)
-    calls = (len(sigmas) - 1) * sampler.calls_per_step
     noise = first_noise(model, requests)
-    wording = read(request, model, steps=len(sigmas) - 1, calls_per_step=sampler.calls_per_step)
+    wording = read(request, model, steps=len(sigmas) - 1, calls_per_step=sampler.counted_calls)
     return Plan(
         sampler=sampler,
         schedule=schedule,
         sigmas=sigmas,
         x=start(noise(), sigmas, model.process.prediction, _start_rule(request, sampler, schedule)),
         noise=noise,
-        denoise=denoiser_of(model, request, wording, sigmas, calls, sentinel),
+        denoise=denoiser_of(model, request, wording, sigmas, sentinel),
         options=_options(sampler, request, model.process),
         wording=wording,
         sentinel=sentinel,
@@ -130,30 +129,30 @@ def denoiser_of(
     request: Request,
     wording: Wording,
     sigmas: Tensor,
-    calls: int,
     sentinel: Sentinel,
 ) -> Denoise:
     """The guided denoiser of a request, changing from call to call if its prompt does."""
     denoiser = Denoiser(Watched(model.network, sentinel), model.process)
     rule = rule_of(request.guidance, model.process.prediction)
-    scale, distilled = request.cfg_scale, model.family.backbone.guidance_width is not None
+    scale = request.cfg_scale
+    distilled_scale: Tensor | None = None
+    if model.family.backbone.guidance_width is not None:
+        # such a network is told the scale, and does alone what guidance would
+        scale, distilled_scale = 1.0, torch.tensor([scale], device=model.device)
     weights = [part.weight for part in wording.positive.parts]
-    negated = not distilled and needs_negative(scale, weights)
+    negated = needs_negative(scale, weights)
     conditions = encoded(model, request, wording, negated=negated, sentinel=sentinel)
-
     extra = None
     if model.family.extra_channels or model.family.task == "variation":
         extra = whole_picture(model, request, sentinel)
 
-    def told(condition: Condition, guidance: Tensor | None = None) -> Condition:
-        return replace(condition, guidance=guidance, concat=extra)
-
-    distilled_scale = torch.tensor([scale], device=model.device) if distilled else None
+    def told(condition: Condition) -> Condition:
+        return replace(condition, guidance=distilled_scale, concat=extra)
 
     def build(at: tuple[int, ...]) -> Denoise:
         texts = [part.switches[i].text for part, i in zip(wording.positive.parts, at, strict=False)]
         positive = [
-            (told(conditions.positive[text], distilled_scale), weight)
+            (told(conditions.positive[text]), weight)
             for text, weight in zip(texts, weights, strict=True)
         ]
         negative = None
@@ -164,7 +163,7 @@ def denoiser_of(
             denoiser,
             positive,
             negative,
-            1.0 if distilled else scale,
+            scale,
             request.guidance,
             rule=rule,
             sigmas=sigmas,

@@ -1,21 +1,30 @@
 """Draw a picture again from its recipe, and say whether it came out the same."""
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.library import find_model
+from safelight.engines.placement import resolve_device
 from safelight.errors import FileError, ReplayError, RequestError
+from safelight.tasks.metadata.reader import Found
 from safelight.tasks.picture import Distance, Picture, pixel_distance
-from safelight.tasks.recipe import Recipe, UsedFile, differences, in_words, pixels_sha256
+from safelight.tasks.recipe import Recipe, differences, in_words, pixels_sha256
 from safelight.tasks.request import Request
 
 ROLES = ("model", "vae")  # files that a request names
+# Explained by the hashes of files, or the result that is to be explained.
+NO_CAUSES = frozenset({"request.model", "request.vae", "result.pixels_sha256"})
+SUFFIXES = ("", ".safetensors", ".ckpt")  # other programs name models without
+LOSSY = "the picture is drawn again exactly, but {} keeps pixels with loss: save as PNG to compare"
+THREAD_LIMIT = 256  # a forged recipe shall not ask for more
+HEX = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Verdict:
     identical: bool
     first_difference: str | None  # in words; None if identical
     distance: Distance | None  # None if identical, or if the sizes differ
+    reproduced: bool  # whether the pixels are those that the recipe names, whatever the file holds
     drawn: Picture
 
     def __str__(self) -> str:
@@ -38,65 +48,168 @@ class Verdict:
             f"{100 * self.distance.changed:.2f} % of values differ"
         )
 
+    def to_json(self) -> dict[str, object]:
+        """The verdict as plain values."""
+        return {
+            "identical": self.identical,
+            "reproduced": self.reproduced,
+            "first_difference": self.first_difference,
+            "distance": None if self.distance is None else self.distance._asdict(),
+        }
 
-def compared(recipe: Recipe, pixels: NDArray[np.uint8], drawn: Picture) -> Verdict:
-    """The verdict on a picture drawn again. Pixels decide; the recipes only explain."""
-    if drawn.pixels.shape == pixels.shape and (drawn.pixels == pixels).all():
-        return Verdict(True, None, None, drawn)
-    if drawn.recipe.result.pixels_sha256 == recipe.result.pixels_sha256:
+
+def compared(
+    recipe: Recipe, pixels: NDArray[np.uint8], drawn: Picture, *, kind: str = "PNG"
+) -> Verdict:
+    """The verdict on a picture drawn again. Pixels decide; the recipes only explain.
+
+    `kind` is the file's format, PNG, JPEG or WEBP. A sheet may show a picture smaller than it was
+    drawn: its hash decides then.
+    """
+    named = recipe.result.pixels_sha256
+    reproduced = drawn.recipe.result.pixels_sha256 == named
+    smaller = pixels.shape != drawn.pixels.shape == _drawn_shape(recipe)
+    if (smaller and reproduced) or np.array_equal(pixels, drawn.pixels):
+        return Verdict(True, None, None, reproduced, drawn)
+    if reproduced:
         cause = (
             "the picture is drawn again exactly, but this file's pixels are not those that its "
             "recipe names: it was edited, or saved with loss"
         )
+        cause = LOSSY.format(kind) if kind == "JPEG" else cause
     else:
-        own = recipe.without_folders(), drawn.recipe.without_folders()
-        causes = [d for d in differences(*own) if d.field != "result.pixels_sha256"]
-        cause = (
-            in_words(causes[0])
-            if causes
-            else (
-                "files, settings and versions are the same, but the computation is not: the "
-                "processor's kernels may differ"
-            )
-        )
-        if pixels_sha256(pixels) != recipe.result.pixels_sha256:
+        cause = _cause(recipe, drawn.recipe)
+        if not smaller and kind != "JPEG" and pixels_sha256(pixels) != named:
             cause += " (and the file's pixels are not those its recipe names: edited, or lossy)"
-    return Verdict(False, cause, pixel_distance(pixels, drawn.pixels), drawn)
+    return Verdict(False, cause, pixel_distance(pixels, drawn.pixels), reproduced, drawn)
 
 
-def with_files(recipe: Recipe, given: dict[str, Path], folders: Iterable[Path]) -> Request:
+def compared_foreign(found: Found, pixels: NDArray[np.uint8], drawn: Picture) -> Verdict:
+    """The verdict on another program's picture: its settings are no full recipe."""
+    if np.array_equal(pixels, drawn.pixels):
+        return Verdict(True, None, None, True, drawn)
+    cause = f"drawn from {found.source}'s settings, which are no full recipe"
+    used, wanted = drawn.recipe.file("model"), _hash_of(found)
+    if used is not None and wanted and not used.sha256.startswith(wanted):
+        cause = (
+            f"the file for model is another: {found.source} names hash {wanted}, and {used.name!r} "
+            f"has {used.sha256[: len(wanted)]}"
+        )
+    distance = pixel_distance(pixels, drawn.pixels)
+    if distance is None:
+        cause += "; the sizes differ"
+    return Verdict(False, cause, distance, False, drawn)
+
+
+def runnable(request: Request) -> Request:
+    """The request on a device that is here: its own if there is one, else the best."""
+    try:
+        resolve_device(request.device)
+    except RequestError:
+        return request.replace(device="auto")
+    return request
+
+
+@contextmanager
+def threads_of(recipe: Recipe | None) -> Iterator[None]:
+    """Let torch work with as many threads as the recipe names: the CPU's last bits hang on it."""
+    before = torch.get_num_threads()
+    if recipe is not None and recipe.software.threads <= THREAD_LIMIT:
+        torch.set_num_threads(recipe.software.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def with_files(recipe: Recipe, given: Mapping[str, Path], folders: Iterable[Path]) -> Request:
     """The recipe's request with real paths for its files.
 
     Raises ReplayError for a file that is not found.
     """
-    folders = list(folders)
-    changes: dict[str, str] = {}
-    for role in ROLES:
-        name = getattr(recipe.request, role)
-        if role in given:
-            changes[role] = str(given[role])
-        elif name is not None:
-            changes[role] = str(located(role, name, recipe.file(role), folders))
-    return recipe.request.replace(**changes)
+    hashes = {file.role: file.sha256 for file in recipe.files}
+    return _located(recipe.request, given, folders, hashes)
 
 
-def located(role: str, name: str, used: UsedFile | None, folders: Iterable[Path]) -> Path:
-    """The file or folder that a recipe names, looked for by name in `folders` and the library.
+def from_settings(
+    picture: Path, found: Found, given: Mapping[str, Path], folders: Iterable[Path]
+) -> Request:
+    """The request that another program's settings describe, with real paths for its files.
 
-    Of several the one with the recipe's hash is taken; if none has it, the first: the replay then
-    names it as the first difference. A folder's files are compared after the drawing.
+    Raises FileError if there are no settings, ReplayError for a file that is not found, or a
+    picture that does not say which.
+    """
+    if found.request is None:
+        raise FileError(f"{picture} carries no recipe and no settings of a known program.")
+    request = found.request.replace(count=1)
+    if request.model is None and "model" not in given:
+        raise ReplayError(f"{picture} does not say which model drew it; give it with --model PATH.")
+    wanted = _hash_of(found)
+    return _located(request, given, folders, {"model": wanted} if wanted else {})
+
+
+def located(role: str, name: str, wanted: str | None, folders: Iterable[Path]) -> Path:
+    """The file or folder that a picture names, looked for by name in `folders` and the library.
+
+    Of several the one whose SHA-256 begins with `wanted` is taken; if none does, the first: the
+    replay then names it as the first difference. A folder's files are compared after the drawing.
     Raises ReplayError if there is none of that name.
     """
-    candidates = [path for folder in folders if (path := folder / name).exists()]
-    with suppress(FileError, RequestError):
-        candidates.append(find_model(name))
+    candidates = list(_candidates(name, folders))
     for path in candidates:
-        if used is not None and path.is_file() and sha256(path) == used.sha256:
+        if wanted is not None and path.is_file() and sha256(path).startswith(wanted):
             return path
     if candidates:
         return candidates[0]
-    told = "" if used is None else f" (sha256 {used.sha256[:12]}...)"
+    told = "" if wanted is None else f" (sha256 {wanted[:12]}...)"
     raise ReplayError(
         f"the picture was drawn with the {role} {name!r}{told}, which is not here; "
         f"give it with --{role} PATH."
     )
+
+
+def _located(
+    request: Request,
+    given: Mapping[str, Path],
+    folders: Iterable[Path],
+    hashes: Mapping[str, str],
+) -> Request:
+    folders = list(folders)
+    changes: dict[str, str] = {role: str(path) for role, path in given.items()}
+    for role in ROLES:
+        name = getattr(request, role)
+        if role not in given and name is not None:
+            changes[role] = str(located(role, name, hashes.get(role), folders))
+    return request.replace(**changes)
+
+
+def _candidates(name: str, folders: Iterable[Path]) -> Iterator[Path]:
+    for folder in folders:
+        for suffix in SUFFIXES:
+            with suppress(OSError, ValueError):  # a name that no file can have
+                if (path := folder / f"{name}{suffix}").exists():
+                    yield path
+    with suppress(FileError, RequestError):
+        yield find_model(name)
+
+
+def _cause(was: Recipe, now: Recipe) -> str:
+    """The first difference that can explain other pixels, in words."""
+    for difference in differences(was.without_folders(), now.without_folders()):
+        if difference.field not in NO_CAUSES:
+            return in_words(difference)
+    return (
+        "files, settings and versions are the same, but the computation is not: the processor's "
+        "kernels may differ"
+    )
+
+
+def _drawn_shape(recipe: Recipe) -> tuple[int, ...]:
+    assert recipe.request.height is not None and recipe.request.width is not None
+    return (recipe.request.height, recipe.request.width, 3)
+
+
+def _hash_of(found: Found) -> str | None:
+    """The start of the model's SHA-256, where the program tells such: 10 digits or more."""
+    text = (found.model_hash or "").lower().removeprefix("0x").removeprefix("sha256:")
+    return text if 10 <= len(text) <= 64 and set(text) <= HEX else None

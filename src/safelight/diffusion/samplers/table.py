@@ -94,6 +94,15 @@ class SamplerInfo:
         """The names of the options a user may give to `run`."""
         return tuple(option.name for option in self.parameters)
 
+    @property
+    def counted_calls(self) -> int:
+        """How many calls of the model a step counts for in a prompt's schedule, as in A1111.
+
+        DPM fast makes one for each step asked for, in groups; what DPM adaptive will make nobody
+        knows, so it is counted like that, too.
+        """
+        return self.calls_per_step if self.fixed_steps else 1
+
     def checked(self, options: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
         """The options, ready for `run`; raises RequestError for one unknown or out of range."""
         known = {option.name: option for option in self.parameters}
