@@ -18,10 +18,11 @@ def samplers_page() -> str:
         "",
         "## Samplers",
         "",
-        "All work with every prediction (eps, v, x0, flow, edm). Names are free in case, spaces and",
-        "hyphens; A1111's old labels with the schedule in them (`DPM++ 2M Karras`) are split.",
+        "All work with every prediction (eps, v, x0, flow, edm). Names are free in case, spaces",
+        "and hyphens; A1111's old labels that hold the schedule (`DPM++ 2M Karras`) are split.",
         "",
-        "| sampler | what it is | calls a step | fresh noise | its schedule | options | also called |",
+        "| sampler | what it is | calls a step | fresh noise | its schedule | options "
+        "| also called |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [

@@ -8,8 +8,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "safelight"
 
 FLOORS: dict[str, int] = {
-    "errors": 0,
-    "condition": 0,
+    "ground": 0,
     "diffusion": 1,
     "models": 1,
     "text": 2,
@@ -19,7 +18,10 @@ FLOORS: dict[str, int] = {
     "tasks": 5,
     "cli": 6,
 }
-ONE_ROOM = {"families": "model"}  # two files side by side: what a model is, and one loaded
+ONE_ROOM = {  # files that lie beside the rooms and belong together
+    **dict.fromkeys(("errors", "printable", "writing", "condition"), "ground"),
+    "families": "model",  # what a model is, and one loaded
+}
 ORACLES = {"diffusers", "transformers", "accelerate", "peft", "k_diffusion", "open_clip", "lycoris"}
 
 

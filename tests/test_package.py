@@ -18,6 +18,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 def test_a_request_can_be_made_without_torch() -> None:
-    code = "import sys; from safelight import Request; Request(prompt='x'); print('torch' in sys.modules)"
+    code = "import sys; from safelight import Request; Request(prompt='x')"
+    code += "; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

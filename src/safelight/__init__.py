@@ -36,7 +36,7 @@ _HOMES = {
     "load": "safelight.checkpoints.load",
     "save": "safelight.checkpoints.save",
 }
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> object:

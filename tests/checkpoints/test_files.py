@@ -10,8 +10,8 @@ import torch
 
 from safelight.checkpoints.files import open_shards, open_weights
 from safelight.checkpoints.finite import check_finite
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError
+from safelight.printable import shown
 
 
 def write(path: Path, **tensors: torch.Tensor) -> Path:

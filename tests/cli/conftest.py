@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import tiny
-from cli_tiny import Cli, Ran
+from cli_tiny import Cli, Ran, tiny_model
+from safelight.checkpoints.save import save
 from safelight.cli.main import run
 
 
@@ -15,10 +15,10 @@ from safelight.cli.main import run
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of models: sd15.safetensors in fp32, half.safetensors in fp16, the folder sd15."""
     folder = tmp_path_factory.mktemp("shelf")
-    made = tiny.oracle("sd15")
-    tiny.write_single(made, folder / "sd15.safetensors")
-    tiny.write_single(made, folder / "half.safetensors", torch.float16)
-    tiny.write_folder(made, folder / "sd15")
+    made = tiny_model()
+    save(made, folder / "sd15.safetensors", "ldm")
+    save(made, folder / "half.safetensors", "ldm", dtype=torch.float16)
+    save(made, folder / "sd15", "diffusers")
     return folder
 
 

@@ -4,7 +4,7 @@ Ours are composed from the library's public pieces, as a reader of the guide wou
 model, its conditioner, a guided denoiser, a schedule and a sampler.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,15 +65,12 @@ from pipelines_tiny import (
     save,
     sd_parts,
     settings,
-    text_model,
     told,
-    tokenizer,
     unet,
     vae,
     xl_parts,
 )
 from safelight.checkpoints.load import load
-from safelight.condition import Condition
 from safelight.diffusion.denoiser import Denoiser
 from safelight.diffusion.guidance import edited, guided
 from safelight.diffusion.prediction import EPS

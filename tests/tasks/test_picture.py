@@ -24,7 +24,7 @@ from safelight.tasks.picture import (
     pixel_distance,
     to_uint8,
 )
-from safelight.tasks.writing import write_whole
+from safelight.writing import write_whole
 
 SUFFIXES = (".png", ".jpg", ".webp")
 

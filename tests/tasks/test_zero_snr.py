@@ -121,9 +121,7 @@ def test_a_picture_from_complete_noise_has_something_to_see(models: dict[str, Mo
 
 def test_complete_noise_and_a_prediction_of_it_exclude_each_other(tmp_path: Path) -> None:
     scheduler = DDIMScheduler(**{**ZERO, "prediction_type": "epsilon"})
-    folder = save(
-        StableDiffusionPipeline(**{**sd_parts("sd15"), "scheduler": scheduler}), tmp_path
-    )
+    folder = save(StableDiffusionPipeline(**{**sd_parts("sd15"), "scheduler": scheduler}), tmp_path)
     with pytest.raises(RequestError, match="zero terminal SNR cannot be used with eps"):
         load(folder)
     # The setting overrules what the folder says.

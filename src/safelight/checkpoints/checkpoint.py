@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from safelight.checkpoints.closing import Closes
 from safelight.checkpoints.identity import Identity
 from safelight.checkpoints.parts import Part, PartReport, listed
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError
 from safelight.families import Family
+from safelight.printable import shown
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Closes):
     """A model of any layout; a context manager that closes its files.
 
     ignored: tensors known to be of no use here (training's tables, EMA weights not asked for).
@@ -43,17 +42,6 @@ class Checkpoint:
     def close(self) -> None:
         for opened in self.files:
             opened.file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def checked(checkpoint: Checkpoint) -> tuple[PartReport, ...]:

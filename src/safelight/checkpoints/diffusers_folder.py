@@ -12,7 +12,6 @@ from safelight.checkpoints.keymap import KeyMap, Row
 from safelight.checkpoints.measure_clip import IDLE
 from safelight.checkpoints.model_json import clip_from_json
 from safelight.checkpoints.parts import Part, Role, Selection
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.rows_clip import transformers_rows
 from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
 from safelight.checkpoints.single_text import has_vector_of_text, spec_of
@@ -29,6 +28,7 @@ from safelight.families import (
     closest,
 )
 from safelight.models.unet import UNetConfig
+from safelight.printable import shown
 from safelight.text.spec import EOS, TextRole, TextSpec
 
 INDEX = "model_index.json"

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safelight.checkpoints.pickle_file import PickleFile, is_pickle
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.checkpoints.safetensors_file import SafetensorsFile, header_length
 from safelight.checkpoints.weight_file import Container, JoinedFiles, TensorInfo, WeightFile
 from safelight.errors import FileError
+from safelight.printable import shown
 
 __all__ = [
     "Container",

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError
+from safelight.printable import shown
 
 SAMPLE = 4_096
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safelight.checkpoints.files import JoinedFiles, WeightFile, open_shards
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.errors import FileError
+from safelight.printable import shown
 
 MAX_JSON = 32 * 2**20
 SUFFIXES = (".safetensors", ".bin")

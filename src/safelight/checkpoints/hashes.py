@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.checkpoints.safetensors_file import header_length
 from safelight.errors import FileError
+from safelight.printable import shown
 
 BLOCK = 4 * 2**20
 MAX_CACHE = 16 * 2**20

@@ -16,11 +16,11 @@ from safelight.checkpoints.identity import Layout
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import Finding, Kind, kind_of, made_for
 from safelight.checkpoints.parts import Part, PartReport
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.single_file import open_single
 from safelight.checkpoints.vae_file import STEM, FoundVae, open_vae
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.errors import CheckpointError, FileError
+from safelight.printable import shown
 
 
 @dataclass(frozen=True, slots=True)

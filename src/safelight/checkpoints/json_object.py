@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NoReturn, TypeGuard
 
 from safelight.checkpoints.folders import read_json
-from safelight.checkpoints.printable import shown
 from safelight.errors import CheckpointError
+from safelight.printable import shown
 
 Json = Mapping[str, object]
 

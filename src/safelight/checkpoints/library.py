@@ -23,8 +23,8 @@ from safelight.checkpoints.hashes import known_sha256
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import kind_of, made_for
 from safelight.checkpoints.load import open_checkpoint
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError, RequestError, SafelightError
+from safelight.printable import shown
 
 Layout = Literal["file", "folder"]
 

@@ -22,7 +22,6 @@ from safelight.checkpoints.kinds import Finding, kind_of, made_for
 from safelight.checkpoints.measure_clip import IDLE, measured_clip
 from safelight.checkpoints.model_json import clip_from_json
 from safelight.checkpoints.parts import Part, PartReport, Selection
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.single_file import open_single
 from safelight.checkpoints.vae_file import FoundVae, open_vae, with_vae
 from safelight.errors import CheckpointError, FileError
@@ -33,6 +32,7 @@ from safelight.models.backbone import Backbone
 from safelight.models.clip import ClipText
 from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
 from safelight.models.unet import UNet
+from safelight.printable import shown
 from safelight.text.conditioner import Conditioner
 
 Pathlike = str | os.PathLike[str]

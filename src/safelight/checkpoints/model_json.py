@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from safelight.checkpoints.json_object import Json, JsonObject
-from safelight.checkpoints.printable import shown
 from safelight.errors import CheckpointError
 from safelight.models.autoencoder import AutoencoderConfig, CodecConfig, PerChannel
 from safelight.models.clip import ClipTextConfig
 from safelight.models.taesd import TinyAutoencoderConfig
+from safelight.printable import shown
 from safelight.text.spec import BOS, EOS
 
 _FIXED_VAE: Json = {"act_fn": "silu"}

@@ -8,14 +8,12 @@ import re
 import struct
 from collections.abc import Iterator
 from math import prod
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from safelight.checkpoints.closing import Closes
 from safelight.checkpoints.pickle_machine import Unpickled, Vocabulary, unpickle
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.checkpoints.torch_values import (
     BUILDS,
@@ -28,6 +26,7 @@ from safelight.checkpoints.torch_values import (
 from safelight.checkpoints.weight_file import Container, TensorInfo, missing
 from safelight.checkpoints.zip_entries import zip_entries
 from safelight.errors import FileError, UnsafeFileError
+from safelight.printable import shown
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -51,7 +50,7 @@ def is_pickle(first: bytes) -> bool:
     return first[:4] == b"PK\x03\x04" or new or tar or OLD_PICKLE.match(first) is not None
 
 
-class PickleFile:
+class PickleFile(Closes):
     """An opened PyTorch file; see `WeightFile`.
 
     header: if the top holds a `state_dict`, its tensors alone; else all tensors, the names of
@@ -96,17 +95,6 @@ class PickleFile:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _read_zip(file: RegularFile, where: str) -> tuple[Unpickled, dict[str, int]]:

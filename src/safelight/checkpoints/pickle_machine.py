@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError, UnsafeFileError
+from safelight.printable import shown
 
 MAX_OPCODES = 2_000_000  # a full SDXL training checkpoint takes about 200,000
 MAX_TEXT_NUMBER = 64

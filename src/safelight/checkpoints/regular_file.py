@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError
+from safelight.printable import shown
 
 BUFFER = 16 * 2**20  # bytes converted at a time
 

@@ -9,16 +9,16 @@ import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from safelight.checkpoints.printable import shown
+from safelight.checkpoints.closing import Closes
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.checkpoints.weight_file import Container, TensorInfo, missing
 from safelight.errors import FileError
+from safelight.printable import shown
 
 DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -48,7 +48,7 @@ MAX_RANK = 16
 MAX_NUMBERS = 2**60  # in one tensor; keeps strides of empty tensors within 64 bits
 
 
-class SafetensorsFile:
+class SafetensorsFile(Closes):
     """An opened safetensors file; see `WeightFile`. Raises FileError if the file breaks a rule."""
 
     container: Container = "safetensors"
@@ -74,17 +74,6 @@ class SafetensorsFile:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 Entry = tuple[str, TensorInfo, int, int]  # name, shape and type, first byte, byte after the last

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from safelight.checkpoints.json_object import JsonObject
-from safelight.checkpoints.printable import shown
 from safelight.diffusion.process import BetaSchedule
 from safelight.diffusion.samplers import resolve_sampler
 from safelight.errors import CheckpointError, RequestError
 from safelight.families import ProcessConfig, SamplerHint
+from safelight.printable import shown
 
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 # (Diffusers' prediction, standard deviation of the data) -> ours, for the EDM schedulers.

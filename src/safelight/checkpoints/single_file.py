@@ -14,7 +14,6 @@ from safelight.checkpoints.measure_autoencoder import measured_autoencoder
 from safelight.checkpoints.measure_unet import measured_unet
 from safelight.checkpoints.model_json import VaeJson, vae_from_json
 from safelight.checkpoints.parts import Part, Selection
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.rows_unet import unet_rows
 from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
 from safelight.checkpoints.single_text import FoundText, find_text
@@ -26,6 +25,7 @@ from safelight.errors import CheckpointError
 from safelight.families import Family, closest
 from safelight.models.autoencoder import AutoencoderConfig
 from safelight.models.unet import UNetConfig
+from safelight.printable import shown
 
 VAE = "first_stage_model."
 EMA = "model_ema."

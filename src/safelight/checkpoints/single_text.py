@@ -13,12 +13,12 @@ from safelight.checkpoints.measure_clip import (
 )
 from safelight.checkpoints.model_json import clip_from_json
 from safelight.checkpoints.parts import Part, Role, Selection
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError
 from safelight.families import REFINER_TEXT, SD1_TEXT, SD2_TEXT, SDXL_TEXT
 from safelight.models.clip import ClipTextConfig
 from safelight.models.unet import UNetConfig
+from safelight.printable import shown
 from safelight.text.spec import TextSpec
 
 

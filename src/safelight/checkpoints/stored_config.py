@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 
 from safelight.checkpoints.json_object import JsonObject
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import FileError
+from safelight.printable import shown
 
 KEY = "safelight.model"
 

@@ -3,19 +3,18 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
 
+from safelight.checkpoints.closing import Closes
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.measure_unet import Shapes
 from safelight.checkpoints.parts import Selection
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.weight_file import Container, JoinedFiles, TensorInfo, WeightFile
 from safelight.errors import CheckpointError
 from safelight.models.taesd import TinyAutoencoderConfig
+from safelight.printable import shown
 
 _HALVES = ("encoder", "decoder")
 _NUMBERED = re.compile(r"^taesd_(encoder|decoder)\.(\d+)\.(.+)$")
@@ -82,7 +81,7 @@ def measured_tiny(shapes: Shapes) -> TinyAutoencoderConfig:
     )
 
 
-class _Below:
+class _Below(Closes):
     """A weights file whose names are put below a prefix."""
 
     def __init__(self, file: WeightFile, prefix: str) -> None:
@@ -99,14 +98,3 @@ class _Below:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

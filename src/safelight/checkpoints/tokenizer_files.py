@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from safelight.checkpoints.writing import write_text
 from safelight.text.bpe import merges, token_text, vocabulary
 from safelight.text.spec import BOS, EOS
+from safelight.writing import write_text
 
 
 def write_tokenizer(folder: Path, *, pad: int) -> None:

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from safelight.checkpoints.json_object import Json, JsonObject
-from safelight.checkpoints.printable import shown
 from safelight.errors import CheckpointError
 from safelight.families import without_idle_options
 from safelight.models.unet import UNetConfig
+from safelight.printable import shown
 
 # Options that no model of this family uses; another value would change what is computed.
 _FIXED: Json = {

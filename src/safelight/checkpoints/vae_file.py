@@ -12,7 +12,6 @@ from safelight.checkpoints.kinds import kind_of
 from safelight.checkpoints.measure_autoencoder import measured_autoencoder
 from safelight.checkpoints.model_json import VaeJson, vae_from_json
 from safelight.checkpoints.parts import Part, Selection
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.rows_autoencoder import autoencoder_rows, diffusers_autoencoder_rows
 from safelight.checkpoints.taesd_file import measured_tiny, tiny_tensors, with_both_halves
 from safelight.checkpoints.weight_file import WeightFile
@@ -20,6 +19,7 @@ from safelight.errors import CheckpointError, FileError
 from safelight.families import Family
 from safelight.models.autoencoder import AutoencoderConfig
 from safelight.models.taesd import TinyAutoencoderConfig
+from safelight.printable import shown
 
 STEM = "diffusion_pytorch_model"
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")

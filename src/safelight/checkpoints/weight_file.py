@@ -10,8 +10,9 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from safelight.checkpoints.printable import shown
+from safelight.checkpoints.closing import Closes
 from safelight.errors import FileError
+from safelight.printable import shown
 
 Container = Literal["safetensors", "pickle"]
 
@@ -64,7 +65,7 @@ class WeightFile(Protocol):
     ) -> None: ...
 
 
-class JoinedFiles:
+class JoinedFiles(Closes):
     """Several weights files (shards) as one; their names must not overlap.
 
     Raises FileError when two of them hold the same name.
@@ -105,17 +106,6 @@ class JoinedFiles:
     def close(self) -> None:
         for part in self._parts:
             part.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def missing(path: Path, name: str) -> FileError:

@@ -13,11 +13,12 @@ from safelight.checkpoints.stock import Stock, entries
 from safelight.checkpoints.tokenizer_files import write_tokenizer
 from safelight.checkpoints.unet_json import unet_to_json
 from safelight.checkpoints.vae_file import STEM
-from safelight.checkpoints.writing import Entry, whole_folder, write_safetensors, write_text
+from safelight.checkpoints.writing import Entry, write_safetensors
 from safelight.families import Family
 from safelight.models.clip import ClipTextConfig
 from safelight.models.taesd import TinyAutoencoderConfig
 from safelight.models.unet import UNetConfig
+from safelight.writing import whole_folder, write_text
 
 _AS_IT_IS = (Row("", ""),)
 _PIPELINES: Mapping[tuple[str, str], str] = {

@@ -7,7 +7,6 @@ import torch
 
 from safelight.checkpoints.keymap import Row
 from safelight.checkpoints.kinds import UNET
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.rows_autoencoder import autoencoder_rows
 from safelight.checkpoints.rows_clip import open_clip_rows, transformers_rows
 from safelight.checkpoints.rows_unet import unet_rows
@@ -23,6 +22,7 @@ from safelight.families import Family
 from safelight.models.autoencoder import AutoencoderConfig
 from safelight.models.clip import ClipTextConfig
 from safelight.models.unet import UNetConfig
+from safelight.printable import shown
 
 # As Stability AI's model spec calls them.
 _ARCHITECTURES = {

@@ -8,9 +8,9 @@ entries, and the two places that name an entry must agree. Format: PKWARE APPNOT
 import struct
 from dataclasses import dataclass
 
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.errors import FileError
+from safelight.printable import shown
 
 END = struct.Struct("<4s4H2LH")  # end of the central directory
 END64 = struct.Struct("<4sQ2H2L4Q")

@@ -5,11 +5,11 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from safelight.checkpoints.library import find_model
-from safelight.checkpoints.printable import shown
 from safelight.checkpoints.save import Layout, convert
 from safelight.cli.destination import taken
 from safelight.engines.placement import DTYPES
 from safelight.errors import RequestError
+from safelight.printable import shown
 
 LAYOUTS: dict[str, Layout] = {"diffusers": "diffusers", "single": "ldm"}
 

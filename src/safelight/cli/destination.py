@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safelight.errors import OutputError, RequestError
 from safelight.tasks.picture import FORMATS, Picture
-from safelight.tasks.writing import make_folder
+from safelight.writing import make_folder
 
 # Suffixes of pictures that we do not write: certainly no names of folders.
 OTHER_FORMATS = frozenset(

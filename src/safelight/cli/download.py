@@ -18,9 +18,9 @@ from rich.filesize import decimal
 
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.library import models_folder
-from safelight.checkpoints.printable import shown
 from safelight.cli.remote_files import Choice, Remote, chosen
 from safelight.errors import FileError, OutputError, RequestError, SafelightError
+from safelight.printable import shown
 
 HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)

@@ -19,7 +19,7 @@ from safelight.tasks.generate import Progress, decoded, generate
 from safelight.tasks.loading import Models
 from safelight.tasks.picture import Picture, to_uint8
 from safelight.tasks.request import Request
-from safelight.tasks.writing import make_folder, write_whole
+from safelight.writing import make_folder, write_whole
 
 
 def draw(

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from safelight.checkpoints.inspect import Inspection, PartInspection
 from safelight.checkpoints.inspect import inspect as inspected
-from safelight.checkpoints.printable import shown
 from safelight.cli.telling import tell
+from safelight.printable import shown
 from safelight.tasks.grid import KEY, recipes_of
 from safelight.tasks.metadata.infotext import infotext
 from safelight.tasks.metadata.reader import Found, settings_of

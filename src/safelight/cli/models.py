@@ -12,8 +12,8 @@ from rich.text import Text
 
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.library import Description, Place, described, entries, places
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError
+from safelight.printable import shown
 
 
 def models(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from safelight.checkpoints.printable import shown
 from safelight.errors import FileError, RequestError
+from safelight.printable import shown
 
 SAFE = frozenset({".safetensors"})
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin"})

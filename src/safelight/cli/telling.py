@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from safelight.checkpoints.printable import shown
+from safelight.printable import shown
 
 err = Console(stderr=True, highlight=False)
 LINE_LIMIT = 2000  # characters of one warning

@@ -19,9 +19,7 @@ class Watched:
     sentinel: Sentinel
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        return self.sentinel.run(
-            PART, self.network.unet, lambda: self.network(x, time, condition)
-        )
+        return self.sentinel.run(PART, self.network.unet, lambda: self.network(x, time, condition))
 
     def with_attention(
         self, x: Tensor, time: Tensor, condition: Condition

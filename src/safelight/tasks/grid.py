@@ -18,7 +18,7 @@ from safelight.tasks.picture_file import TEXT_LIMIT, OpenedPicture
 from safelight.tasks.recipe import Recipe
 from safelight.tasks.request import Request
 from safelight.tasks.sheet import sheet
-from safelight.tasks.writing import write_whole
+from safelight.writing import write_whole
 
 KEY = "safelight-grid"  # the PNG text chunk of a sheet
 CELL_LIMIT = 1000

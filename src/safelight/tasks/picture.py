@@ -29,7 +29,7 @@ from safelight.tasks.picture_file import (
     open_picture,
 )
 from safelight.tasks.recipe import Recipe
-from safelight.tasks.writing import make_folder, write_whole
+from safelight.writing import make_folder, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
