@@ -47,7 +47,7 @@ class Ran:
         assert self.out == "", self.out
         assert self.err.endswith("\n") and self.err.count("\n") == 1, self.err
         assert self.err.startswith("error: ") and "Traceback" not in self.err
-        assert "unexpected" not in self.err, self.err
+        assert not self.err.startswith("error: unexpected "), self.err
         return self.err.removeprefix("error: ").rstrip("\n")
 
 

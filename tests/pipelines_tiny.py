@@ -31,6 +31,7 @@ PROMPT, NEGATIVE = "a red apple on a blue table, oil painting", "blurry"
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+@cache  # nothing changes its weights, and its vocabulary takes a while to fill
 def text_model(
     width: int, *, layers: int = 3, gelu: bool = False, projection: int | None = None, seed: int = 0
 ) -> CLIPTextModel | CLIPTextModelWithProjection:
@@ -139,6 +140,9 @@ def quiet(pipeline: object) -> object:
 def generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
+
+# For DPM adaptive: a network of weights at random is never smooth, and takes a thousand steps else.
+HASTE = {"rtol": 50.0, "atol": 50.0, "h_init": 1.0}
 
 # -- ours, from the library's public pieces -----------------------------------------------------
 

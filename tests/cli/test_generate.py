@@ -213,9 +213,21 @@ def test_control_characters_of_a_prompt_do_not_reach_the_terminal(
 
 
 def test_json_and_pictures_agree_on_their_recipe(safelight: Cli, model: Path) -> None:
-    ran = safelight("generate", "a", "-m", model, *SMALL, "--subseed", "9", "--json")
+    args = ("--subseed", "9", "--subseed-strength", "0.5", "--json")
+    ran = safelight("generate", "a", "-m", model, *SMALL, *args)
     row = ran.json()[0]
     with Image.open(str(row["path"])) as image:
         recipe = json.loads(image.info["safelight"])
     assert recipe["result"]["pixels_sha256"] == row["pixels_sha256"]
-    assert recipe["request"]["seed"] == row["seed"]
+    assert (recipe["request"]["seed"], recipe["request"]["subseed"]) == (row["seed"], 9)
+
+
+def test_settings_without_a_say_are_said(safelight: Cli, model: Path) -> None:
+    args = ("--negative", "dull", "--cfg", "1", "--crop", "8,8")
+    ran = safelight("generate", "a", "-m", model, *SMALL, *args)
+    assert ran.code == 0
+    assert ran.err == (
+        "warning: the negative prompt has no say at the guidance scale 1.\n"
+        "warning: original and target size, crop and score are told to SDXL only, not to this "
+        "model.\n"
+    )

@@ -14,7 +14,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipelines_tiny import save, sd_parts, settings, xl_parts
+from pipelines_tiny import HASTE, save, sd_parts, settings, xl_parts
 from safelight.checkpoints.load import load
 from safelight.diffusion.samplers import SAMPLERS
 from safelight.model import Model
@@ -39,14 +39,13 @@ WORDINGS = {
     "reseeded": {"ensd": 31337, "sampler": "Euler a"},
     "rescaled": {"guidance": {"rescale": 0.7}},
     "perturbed": {"guidance": {"pag": {}}},
-    "self-attention": {"guidance": {"sag": {}}},
+    "self-attention": {"guidance": {"sag": {}}, "width": 128, "height": 128},
     "projected": {"guidance": {"apg": {}}},
     "thresholded": {"guidance": {"thresholding": {}}, "cfg_scale": 15.0},
     "freed": {"guidance": {"freeu": {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}}},
     "between": {"guidance": {"start": 0.4, "end": 0.8}},
 }
-# A network of random weights is never smooth: without this it would take a thousand steps.
-HASTE = {"rtol": 50.0, "atol": 50.0, "h_init": 1.0}
+SLOW = ("no guidance", "long negative", "variations, graphics card", "rescaled", "thresholded")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def one(model: Model, request: Request) -> NDArray[np.uint8]:
     return picture.pixels
 
 
-def together(model: Model, request: Request, count: int = 3) -> tuple[list[Picture], set[int]]:
+def together(model: Model, request: Request, count: int = 2) -> tuple[list[Picture], set[int]]:
     """The pictures of one request, and how many were in the network at a time."""
     seen: set[int] = set()
 
@@ -131,30 +130,33 @@ def test_with_every_sampler_a_picture_of_a_batch_is_the_picture_alone(
     asked = request(sampler)
     exact, at_a_time = together(model, asked)
     assert at_a_time == {1} and differ(exact)
-    assert apart(exact, model, asked) == [0, 0, 0]
+    assert apart(exact, model, asked) == [0, 0]
     loose, at_a_time = together(model, asked.replace(exact=False))
-    assert at_a_time == ({1} if SAMPLERS[sampler].couples_batch else {3})
+    assert at_a_time == ({1} if SAMPLERS[sampler].couples_batch else {2})
     assert max(between(loose, exact)) <= 1
 
 
-@pytest.mark.parametrize("wording", WORDINGS)
+@pytest.mark.parametrize(
+    "wording",
+    [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in WORDINGS],
+)
 def test_whatever_is_asked_a_picture_of_a_batch_is_the_picture_alone(
     model: Model, wording: str
 ) -> None:
     asked = request(**WORDINGS[wording])
     exact, _ = together(model, asked)
-    assert differ(exact) and apart(exact, model, asked) == [0, 0, 0]
+    assert differ(exact) and apart(exact, model, asked) == [0, 0]
     loose, at_a_time = together(model, asked.replace(exact=False))
-    assert at_a_time == {3}
+    assert at_a_time == {2}
     assert max(between(loose, exact)) <= 1
 
 
-@pytest.mark.parametrize("wording", ["plain", "long", "and", "scheduled", "variations"])
+@pytest.mark.parametrize("wording", ["long", "and", "scheduled"])
 def test_sdxl_too_draws_a_batch_as_it_draws_one(xl: Model, wording: str) -> None:
     asked = request(**WORDINGS[wording])
-    exact, _ = together(xl, asked, count=2)
+    exact, _ = together(xl, asked)
     assert differ(exact) and apart(exact, xl, asked) == [0, 0]
-    loose, at_a_time = together(xl, asked.replace(exact=False), count=2)
+    loose, at_a_time = together(xl, asked.replace(exact=False))
     assert at_a_time == {2}
     assert max(between(loose, exact)) <= 1
 
@@ -165,18 +167,18 @@ def test_sdxl_too_draws_a_batch_as_it_draws_one(xl: Model, wording: str) -> None
         ("bf16", "euler_ancestral"),
         ("bf16", "dpmpp_2m"),
         ("bf16", "dpmpp_sde"),
-        ("fp16", "dpmpp_2m"),
+        pytest.param("fp16", "dpmpp_2m", marks=pytest.mark.slow),
     ],
 )
 def test_in_half_precision_a_batch_moves_no_value_by_more_than_a_level(
     halves: dict[str, Model], dtype: str, sampler: str
 ) -> None:
     asked = request(sampler)
-    pictures, at_a_time = together(halves[dtype], asked)
+    pictures, at_a_time = together(halves[dtype], asked, 3)
     assert at_a_time == {3} and differ(pictures)
     assert max(apart(pictures, halves[dtype], asked)) <= 1
     exact, at_a_time = together(halves[dtype], asked.replace(exact=True))
-    assert at_a_time == {1} and apart(exact, halves[dtype], asked) == [0, 0, 0]
+    assert at_a_time == {1} and apart(exact, halves[dtype], asked) == [0, 0]
 
 
 def test_the_size_of_batches_changes_no_bit(model: Model) -> None:
@@ -191,7 +193,7 @@ def test_the_size_of_batches_changes_no_bit(model: Model) -> None:
 # --- after each other ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_a_picture_does_not_depend_on_those_drawn_before(
     model: Model, halves: dict[str, Model], dtype: str
 ) -> None:
@@ -260,7 +262,7 @@ def test_an_overflow_in_one_picture_stays_with_it(halves: dict[str, Model]) -> N
     asked = request("Euler", exact=True)
     lonely = [alone(model, asked, k) for k in range(3)]
     with failing(model.network.unet.conv_in, lambda call: call == 5):  # step 2 of the second
-        pictures, _ = together(model, asked)
+        pictures, _ = together(model, asked, 3)
     assert [bool(picture.warnings) for picture in pictures] == [False, True, False]
     assert "at step 2" in pictures[1].warnings[0]
     assert np.array_equal(pictures[0].pixels, lonely[0])

@@ -76,11 +76,15 @@ from safelight.diffusion.guidance import edited, guided
 from safelight.diffusion.prediction import EPS
 from safelight.diffusion.process import ddpm
 from safelight.diffusion.schedules import SCHEDULES, truncated
+from safelight.errors import RequestError
 from safelight.models.layers import timestep_embedding
 from safelight.tasks.generate import generate
 from safelight.text.spec import Size
 
-TOLERANCE = 1e-3  # of the reference's standard deviation, after ten steps
+TOLERANCE = 1e-4  # of the reference's standard deviation, after ten steps
+# Where the first noise differs a little: Diffusers scales EDM's as if the data had a deviation of
+# 1, and here the pure noise of flow is a level of 10,000.
+NEAR = 1e-3
 EULER = EulerDiscreteScheduler(**BETAS, timestep_spacing="linspace")
 COMMON = {
     "negative_prompt": NEGATIVE,
@@ -90,6 +94,11 @@ COMMON = {
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))  # in [0, 1]
 
 
+def slow(family: str) -> object:
+    """A family that differs from a quick one only where the modules are compared, too."""
+    return pytest.param(family, marks=pytest.mark.slow)
+
+
 def noise_of(seed: int = 5, *shape: int) -> Tensor:
     return torch.randn(shape or (1, 4, 8, 8), generator=generator(seed))
 
@@ -97,7 +106,7 @@ def noise_of(seed: int = 5, *shape: int) -> Tensor:
 # --- from text alone ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["small-sd", "bk-sdm-small"])
+@pytest.mark.parametrize("family", [slow("small-sd"), "bk-sdm-small"])
 def test_small_derivatives_of_sd1_draw_as_diffusers_does(family: str, tmp_path: Path) -> None:
     pipeline = quiet(StableDiffusionPipeline(**{**sd_parts(family), "scheduler": EULER}))
     ours = drawn_latents(load(save(pipeline, tmp_path)), settings(cfg_scale=7.5))
@@ -105,7 +114,7 @@ def test_small_derivatives_of_sd1_draw_as_diffusers_does(family: str, tmp_path: 
     assert distance(ours, theirs) <= TOLERANCE
 
 
-@pytest.mark.parametrize("family", ["ssd-1b", "vega", "koala-700m", "koala-1b"])
+@pytest.mark.parametrize("family", ["ssd-1b", slow("vega"), "koala-700m", slow("koala-1b")])
 def test_derivatives_of_sdxl_draw_as_diffusers_does(family: str, tmp_path: Path) -> None:
     pipeline = quiet(StableDiffusionXLPipeline(**{**xl_parts(family), "scheduler": EULER}))
     ours = drawn_latents(load(save(pipeline, tmp_path)), settings(cfg_scale=5.0))
@@ -113,28 +122,26 @@ def test_derivatives_of_sdxl_draw_as_diffusers_does(family: str, tmp_path: Path)
     assert distance(ours, theirs) <= TOLERANCE
 
 
-@pytest.mark.parametrize("steps", [1, 4, 7])
-def test_a_guidance_distilled_model_is_told_the_scale_and_asked_once(
-    steps: int, tmp_path: Path
-) -> None:
+def test_a_guidance_distilled_model_is_told_the_scale_and_asked_once(tmp_path: Path) -> None:
     parts = {**sd_parts("lcm"), "scheduler": LCMScheduler(**BETAS)}
     pipeline = quiet(LatentConsistencyModelPipeline(**parts))
     model = load(save(pipeline, tmp_path))
     assert model.family.hint.sampler == "lcm"
-    request = settings(steps=steps, sampler="LCM", schedule="LCM", cfg_scale=8.5)
-    theirs = pipeline(
-        PROMPT,
-        width=64,
-        height=64,
-        guidance_scale=8.5,
-        num_inference_steps=steps,
-        generator=generator(5),
-        output_type="latent",
-    ).images
-    assert distance(drawn_latents(model, request), theirs) <= TOLERANCE
-    # the scale is heard, although the network is asked once and no negative prompt is
-    milder = drawn_latents(model, request.replace(cfg_scale=2.0))
-    assert distance(milder, theirs) > 0.01
+    for steps in (1, 4, 7):
+        request = settings(steps=steps, sampler="LCM", schedule="LCM", cfg_scale=8.5)
+        theirs = pipeline(
+            PROMPT,
+            width=64,
+            height=64,
+            guidance_scale=8.5,
+            num_inference_steps=steps,
+            generator=generator(5),
+            output_type="latent",
+        ).images
+        assert distance(drawn_latents(model, request), theirs) <= TOLERANCE
+        # the scale is heard, although the network is asked once and no negative prompt is
+        milder = drawn_latents(model, request.replace(cfg_scale=2.0))
+        assert distance(milder, theirs) > 0.01
 
 
 # --- from a picture ------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ INPAINTING = {
 }
 
 
-@pytest.mark.parametrize("family", INPAINTING)
+@pytest.mark.parametrize("family", ["sd15-inpaint", slow("sd2-inpaint"), "sdxl-inpaint"])
 def test_inpainting_models_are_given_mask_and_masked_picture(family: str, tmp_path: Path) -> None:
     kind, parts = INPAINTING[family]
     pipeline = quiet(kind(**{**parts(family), "scheduler": EULER}))
@@ -285,7 +292,7 @@ def test_the_refiner_is_told_how_beautiful_a_picture_it_goes_on_from(tmp_path: P
     assert distance(ours, theirs) <= TOLERANCE
 
 
-@pytest.mark.parametrize("level", [0, 20, 350])
+@pytest.mark.parametrize("level", [0, 350])
 def test_the_x4_upscaler_is_given_a_noised_picture_and_its_level(
     level: int, tmp_path: Path
 ) -> None:
@@ -380,6 +387,17 @@ def test_unclip_is_told_a_noised_picture_embedding_and_its_level(tmp_path: Path)
     assert distance(sampled(model, denoise, sigmas, first=first), theirs) <= TOLERANCE
 
 
+@pytest.mark.parametrize("family", ["pix2pix", "x4-upscaler", "sd21-unclip-l"])
+def test_a_model_that_wants_a_picture_says_so_when_given_only_text(
+    family: str, tmp_path: Path
+) -> None:
+    parts = sd_parts("sd15")
+    parts["unet"] = unet(family, 64)
+    model = load(save(StableDiffusionPipeline(**parts), tmp_path))
+    with pytest.raises(RequestError, match="draws from a picture, not from text alone"):
+        list(generate(model, settings()))
+
+
 # --- other noise processes -----------------------------------------------------------------------
 
 PLAYGROUND_VAE = {
@@ -397,7 +415,7 @@ EDM: Mapping[str, tuple[object, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", EDM)
+@pytest.mark.parametrize("name", ["playground-2.5", slow("playground-2.5-euler"), "cosxl"])
 def test_edm_models_draw_as_diffusers_does(name: str, tmp_path: Path) -> None:
     scheduler, sampler, prediction = EDM[name]
     parts = {**xl_parts(), "scheduler": scheduler}
@@ -410,7 +428,7 @@ def test_edm_models_draw_as_diffusers_does(name: str, tmp_path: Path) -> None:
     request = settings(sampler=sampler, schedule="Karras", start="unit", cfg_scale=3.0)
     call = {**COMMON, "width": 64, "height": 64, "guidance_scale": 3.0}
     theirs = pipeline(PROMPT, generator=generator(5), **call).images
-    assert distance(drawn_latents(model, request), theirs) <= TOLERANCE
+    assert distance(drawn_latents(model, request), theirs) <= NEAR
     shown = pipeline(PROMPT, generator=generator(5), **{**call, "output_type": "np"}).images[0]
     (ours,) = generate(model, request)
     assert np.abs(ours.pixels / 255 - shown).max() <= 1.5 / 255
@@ -433,4 +451,4 @@ def test_a_flow_model_follows_its_velocity_as_diffusers_does(shift: float, tmp_p
             above = pipeline.unet(x, time, positive).sample
             below = pipeline.unet(x, time, negative).sample
             x = scheduler.step(below + 4.0 * (above - below), time, x).prev_sample
-    assert distance(ours, x) <= TOLERANCE
+    assert distance(ours, x) <= NEAR

@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from torch import Tensor, nn
 
 from models_tiny import random
-from pipelines_tiny import BETAS, drawn_latents, save, sd_parts, settings
+from pipelines_tiny import BETAS, HASTE, drawn_latents, save, sd_parts, settings
 from safelight.checkpoints.load import load
 from safelight.condition import Condition
 from safelight.diffusion.denoiser import Denoiser
@@ -26,7 +26,6 @@ from safelight.tasks.generate import settled
 from safelight.tasks.plan import plan
 from safelight.tasks.request import Request
 
-HASTE = {"rtol": 50.0, "atol": 50.0, "h_init": 1.0}  # for DPM adaptive on weights at random
 SIGMA = torch.tensor(3.0, dtype=torch.float64)
 
 
@@ -102,7 +101,7 @@ def test_words_alternate_from_call_to_call(model: Model, sampler: str) -> None:
     asked = request("[cow|horse|]", sampler=sampler)
     seen = positives(told(model, asked, [*texts, "dull"]))
     assert seen == [texts[i % 3] for i in range(len(seen))]
-    assert len(seen) == (6 if sampler not in TWICE else len(seen)) and len(seen) > 5
+    assert len(seen) == (11 if sampler in TWICE else 6)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def parts(model: Model, x: Tensor, *texts: str) -> list[Tensor]:
 
 
 def close(ours: Tensor, expected: Tensor) -> bool:
-    return bool((ours - expected).abs().max() <= 1e-5 * expected.std())
+    return bool((ours - expected).abs().max() <= 1e-4 * expected.std())
 
 
 @pytest.mark.parametrize("scale", [7.0, 1.0])
@@ -227,11 +226,11 @@ def encoded_texts(model: Model, request: Request) -> int:
 def test_at_scale_1_the_network_never_sees_the_negative(
     model: Model, guidance: dict[str, object]
 ) -> None:
-    for prompt in ("cow", "cow:1.0", "cow:0.25 AND cow:0.75"):
+    for prompt, texts in (("cow", 1), ("cow:1.0", 1), ("cow:0.25 AND cow:0.75", 2)):
         asked = request(prompt, cfg_scale=1.0, guidance=guidance)
         calls = told(model, asked, ["cow", "dull"])
         assert len(calls) == 6 and {text for call in calls for text in call} == {"cow"}
-        assert encoded_texts(model, asked) == 1
+        assert encoded_texts(model, asked) == texts
     guided = request("cow", cfg_scale=1.5, guidance=guidance)
     assert told(model, guided, ["cow", "dull"]) == [("dull", "cow")] * 6
     assert encoded_texts(model, guided) == 2

@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from models_tiny import distance
 from pipelines_tiny import (
     BETAS,
+    HASTE,
     NEGATIVE,
     PROMPT,
     drawn_latents,
@@ -104,11 +105,13 @@ def test_ten_steps_end_on_the_latents_of_diffusers(
 def test_every_sampler_draws_a_finite_picture_from_nothing_but_noise(
     models: dict[str, Model], sampler: str
 ) -> None:
-    for schedule in ("trailing", "karras"):
-        request = settings(sampler=sampler, schedule=schedule, steps=4, guidance={"rescale": 0.7})
-        latents = drawn_latents(models["sd2"], request)
-        assert torch.isfinite(latents).all()
-        assert 0.1 < float(latents.std()) < 30
+    options = {"sampler_options": HASTE} if sampler == "dpm_adaptive" else {}
+    request = settings(
+        sampler=sampler, schedule="trailing", steps=4, guidance={"rescale": 0.7}, **options
+    )
+    latents = drawn_latents(models["sd2"], request)
+    assert torch.isfinite(latents).all()
+    assert 0.1 < float(latents.std()) < 30
 
 
 def test_a_picture_from_complete_noise_has_something_to_see(models: dict[str, Model]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from safelight.checkpoints.library import find_model
+from safelight.checkpoints.library import SUFFIXES, find_model
 from safelight.checkpoints.save import Layout, convert
 from safelight.cli.destination import taken
 from safelight.engines.placement import DTYPES
@@ -51,11 +51,12 @@ def convert_model(
 
 def layout_of(target: Path, layout: str | None) -> Layout:
     """The layout that was asked for; else that of the target's name."""
+    named_as_file = target.suffix.lower() in SUFFIXES
     if layout is None:
-        return "ldm" if target.suffix.lower() == ".safetensors" else "diffusers"
+        return "ldm" if named_as_file else "diffusers"
     if layout not in LAYOUTS:
         raise RequestError(f"--layout must be {' or '.join(LAYOUTS)}; got {layout!r}.")
-    if layout == "diffusers" and target.suffix.lower() in (".safetensors", ".ckpt"):
+    if layout == "diffusers" and named_as_file:
         raise RequestError(f"the layout diffusers is a folder; {target} is named as a file.")
     return LAYOUTS[layout]
 

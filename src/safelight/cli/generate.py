@@ -18,7 +18,6 @@ from safelight.cli.options import (
 )
 
 OUT = Path("out")
-STYLES = Path("styles.csv")
 
 
 @takes_settings
@@ -45,7 +44,7 @@ def generate(
         Path | None, typer.Option("--prompts", help="A file with a prompt on each line.")
     ] = None,
     style: StyleNames = None,
-    styles: Styles = STYLES,
+    styles: Styles = None,
     wildcards: WildcardFolder = None,
     dynamic: Dynamic = True,
     **settings: object,

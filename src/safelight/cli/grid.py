@@ -18,7 +18,6 @@ from safelight.cli.options import (
 )
 
 OUT = Path("out")
-STYLES = Path("styles.csv")
 
 
 @takes_settings
@@ -39,7 +38,7 @@ def grid(
     json: AsJson = False,
     like: Like = None,
     style: StyleNames = None,
-    styles: Styles = STYLES,
+    styles: Styles = None,
     wildcards: WildcardFolder = None,
     dynamic: Dynamic = True,
     **settings: object,

@@ -14,7 +14,7 @@ from safelight.cli.telling import Told
 from safelight.cli.wishes import Wishes, Wording, base_settings, wording_of
 from safelight.errors import OutputError, RequestError
 from safelight.tasks.generate import generate
-from safelight.tasks.grid import Drawn, Grid, check_recipes_fit, drawn
+from safelight.tasks.grid import Drawn, Grid, check_count, check_recipes_fit, drawn
 from safelight.tasks.loading import Models
 from safelight.tasks.picture import Picture
 from safelight.tasks.request import RANDOM_SEED_LIMIT, Request
@@ -90,6 +90,7 @@ def grid_of(base: Mapping[str, object], x: Axis, y: Axis, z: Axis, wording: Word
             raise RequestError(
                 f"a cell of a grid is one picture: leave --{name} out, or use -x seed."
             )
+    check_count(len(x.values) * len(y.values) * len(z.values))
     seeded = Request.parse(base)
     shared = laid_on(base, {"seed": seeded.resolved().seed})
     if seeded.subseed in (None, -1):

@@ -25,7 +25,8 @@ StyleNames = Annotated[
     list[str] | None, typer.Option("--style", help="A style by name; see --styles. Repeatable.")
 ]
 Styles = Annotated[
-    Path, typer.Option("--styles", help="The table of styles, as A1111's styles.csv.")
+    Path | None,
+    typer.Option("--styles", help="The table of styles, as A1111 has it [styles.csv]."),
 ]
 WildcardFolder = Annotated[
     Path | None, typer.Option("--wildcards", help="Folder of the lists that __name__ picks from.")

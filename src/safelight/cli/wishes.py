@@ -1,7 +1,7 @@
 """From what a command line asked for to requests: --like, prompt files, styles, dynamic prompts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from safelight.text.wildcards import Wildcards
 
 _WILDCARD = re.compile(r"__[^\s_](?:[^\s_{}|]|_(?!_)){0,200}__")
 FILES = ("model", "vae")
+STYLES = Path("styles.csv")  # A1111's name for it
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Wishes:
     like: Path | None = None
     prompts: Path | None = None
     style_names: tuple[str, ...] = ()
-    styles: Path = Path("styles.csv")
+    styles: Path | None = None
     wildcards: Path | None = None
     dynamic: bool = True
 
@@ -79,6 +80,8 @@ class Wording:
 
 def requests_of(wishes: Wishes) -> list[Request]:
     """The requests, in order. Raises RequestError or FileError for what cannot be used."""
+    for useless, why in idle_options(wishes):
+        raise RequestError(f"{useless} does nothing {why}; leave it out.")
     wording = wording_of(wishes)
     if not (wishes.prompt or wishes.prompts or wishes.like or wording.styles):
         raise RequestError(
@@ -93,6 +96,19 @@ def requests_of(wishes: Wishes) -> list[Request]:
             raise FileError(f"{wishes.prompts} holds no prompt; write one on each line.")
     requests = [Request.parse({"prompt": "", **laid_on(base, line)}) for line in lines]
     return [single for request in requests for single in wording.applied(request)]
+
+
+def idle_options(wishes: Wishes) -> Iterator[tuple[str, str]]:
+    """Options that another one, or the lack of one, keeps from doing anything."""
+    if wishes.prompt and wishes.prompts:
+        yield "the prompt", "beside --prompts, whose lines are the prompts"
+    if wishes.wildcards and not wishes.dynamic:
+        yield "--wildcards", "with --no-dynamic"
+    if wishes.styles and not wishes.style_names:
+        yield "--styles", "without --style"
+    varied = "subseed_strength" in wishes.settings or wishes.like or wishes.prompts
+    if "subseed" in wishes.settings and not varied:
+        yield "--subseed", "without --subseed-strength"
 
 
 def base_settings(wishes: Wishes) -> dict[str, object]:
@@ -128,9 +144,10 @@ def wording_of(wishes: Wishes) -> Wording:
 def _styles(wishes: Wishes) -> Sequence[Style]:
     if not wishes.style_names:
         return ()
-    table = read_styles(must_exist(wishes.styles, "table of styles (see --styles)"))
+    path = must_exist(wishes.styles or STYLES, "table of styles (see --styles)")
+    table = read_styles(path)
     unknown = [name for name in wishes.style_names if name not in table]
     if unknown:
         known = ", ".join(sorted(table)) or "none"
-        raise RequestError(f"{wishes.styles} has no style {unknown[0]!r}; it has {known}.")
+        raise RequestError(f"{path} has no style {unknown[0]!r}; it has {known}.")
     return [table[name] for name in wishes.style_names]

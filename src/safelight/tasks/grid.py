@@ -36,9 +36,7 @@ class Grid:
     pages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        count = sum(len(row) for page in self.requests for row in page)
-        if count > CELL_LIMIT:
-            raise RequestError(f"a grid may have {CELL_LIMIT} cells; these axes make {count}.")
+        check_count(sum(len(row) for page in self.requests for row in page))
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,12 @@ class Drawn:
         buffer = BytesIO()
         self.image.save(buffer, "PNG", pnginfo=chunks)
         write_whole(path, buffer.getvalue(), replace=False)
+
+
+def check_count(cells: int) -> None:
+    """Raise RequestError for more cells than anybody would wait for."""
+    if cells > CELL_LIMIT:
+        raise RequestError(f"a grid may have {CELL_LIMIT} cells; these axes make {cells}.")
 
 
 def check_recipes_fit(grid: Grid) -> None:

@@ -1,6 +1,6 @@
 """A request's prompts: read, checked for what a user should know, and encoded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,7 +9,8 @@ from safelight.condition import Condition
 from safelight.engines.sentinel import Sentinel
 from safelight.errors import RequestError
 from safelight.model import Model
-from safelight.tasks.request import Request
+from safelight.tasks.request import Request, Sizes
+from safelight.tasks.steering import needs_negative
 from safelight.text.conditioner import ROWS
 from safelight.text.prompt import Prompt, parse_prompt
 from safelight.text.spec import Size
@@ -54,6 +55,7 @@ def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> 
             f"{network} was not applied: this version draws without extra networks."
             for network in positive.networks
         ),
+        *unused(request, model, positive),
     ]
     for name, prompt in (("", positive), ("negative prompt: ", negative)):
         for text in prompt.texts:
@@ -64,8 +66,20 @@ def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> 
                 clip_skip=request.clip_skip,
                 comma_backtrack=request.comma_backtrack,
             )
-            warnings += [name + note for note in report.notes]
+            warnings += [name + note for note in report.notes if note not in warnings]
     return Wording(positive, negative, tuple(dict.fromkeys(warnings)))
+
+
+def unused(request: Request, model: Model, positive: Prompt) -> Iterator[str]:
+    """What is said in a request and has no say in its picture."""
+    told_the_scale = model.family.backbone.guidance_width is not None
+    scale = 1.0 if told_the_scale else request.cfg_scale
+    negated = needs_negative(scale, [part.weight for part in positive.parts])
+    if request.negative_prompt.strip() and not negated:
+        why = "with this model, which is told" if told_the_scale else "at"
+        yield f"the negative prompt has no say {why} the guidance scale {request.cfg_scale:g}."
+    if request.sizes != Sizes() and model.family.text.vector == "none":
+        yield "original and target size, crop and score are told to SDXL only, not to this model."
 
 
 def encoded(

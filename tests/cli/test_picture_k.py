@@ -10,8 +10,11 @@ from cli_tiny import Cli, pixels
 SIZE = ("--size", "64x64", "--steps", "3")
 # One of every kind: deterministic, ancestral, SDE with a Brownian path, restarting, adaptive.
 SAMPLERS = (
-    *("DPM++ 2M", "Euler a", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 3M SDE", "DPM2 a"),
-    *("DDPM", "LCM", "Restart", "UniPC", "PLMS", "DPM adaptive"),
+    *("DPM++ 2M", "Euler a", "DPM++ SDE", "DPM++ 3M SDE", "Restart", "UniPC"),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("DPM++ 2M SDE", "DPM2 a", "DDPM", "LCM", "PLMS", "DPM adaptive")
+    ),
 )
 
 
