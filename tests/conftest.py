@@ -2,6 +2,9 @@
 
 import os
 
+# The tensors of tests are too small to share; threads that wait for each other on a busy machine
+# make such tests a hundred times slower. Set before torch is imported, and yours if you set it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # text_oracles and the like lie beside the tests that need them
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

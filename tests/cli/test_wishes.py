@@ -191,3 +191,12 @@ def test_prompt_refuses_names_that_it_does_not_know(
 ) -> None:
     assert run(["prompt", "a", *args]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_prompt_shows_control_characters_escaped_and_cuts_no_line(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = " ".join(["longword"] * 30)
+    assert run(["prompt", f"[a:b:0.5] \x1b[31m {words}"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and words in out

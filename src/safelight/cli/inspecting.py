@@ -11,7 +11,7 @@ from rich.text import Text
 
 from safelight.checkpoints.inspect import Inspection, PartInspection
 from safelight.checkpoints.inspect import inspect as inspected
-from safelight.cli.telling import tell
+from safelight.cli.telling import console, tell
 from safelight.printable import shown
 from safelight.tasks.grid import KEY, recipes_of
 from safelight.tasks.metadata.infotext import infotext
@@ -21,7 +21,6 @@ from safelight.tasks.recipe import Recipe, pixels_sha256
 
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 NAMES = 6  # of tensors that are listed
-PIPE_WIDTH = 400  # a pipe has no width of its own; cut lines would break what reads them
 
 
 def is_picture(path: Path) -> bool:
@@ -42,14 +41,14 @@ def show_weights(path: Path, *, variant: str | None, hashes: bool, as_json: bool
     if as_json:
         print(json.dumps(seen.to_json()))
         return
-    console = _console()
-    _lines(console, _facts(seen))
-    console.print(_parts(seen.parts))
+    told = console()
+    _lines(told, _facts(seen))
+    told.print(_parts(seen.parts))
     for part in seen.parts:
-        _lines(console, _faults(part))
-    told = [("ignored", seen.ignored), ("unknown", seen.unknown)]
-    _lines(console, ((f"{name} keys", _counts(found)) for name, found in told))
-    _lines(console, seen.metadata.items())
+        _lines(told, _faults(part))
+    counted = [("ignored", seen.ignored), ("unknown", seen.unknown)]
+    _lines(told, ((f"{name} keys", _counts(found)) for name, found in counted))
+    _lines(told, seen.metadata.items())
     tell(seen.notes)
     if seen.problem is not None:
         tell([f"it cannot be drawn with as it is: {seen.problem}"])
@@ -111,13 +110,13 @@ def show_picture(path: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_picture_json(opened, found)))
         return
-    console = _console()
-    _lines(console, _picture_facts(opened, found))
+    told = console()
+    _lines(told, _picture_facts(opened, found))
     if found.recipe is not None:
-        console.print(Text(shown_lines(infotext(found.recipe))))
+        told.print(Text(shown_lines(infotext(found.recipe))))
     elif found.request is not None:
         settings = found.request.model_dump(mode="json", exclude_defaults=True)
-        _lines(console, ((name, str(value)) for name, value in settings.items()))
+        _lines(told, ((name, str(value)) for name, value in settings.items()))
     tell(found.notes)
 
 
@@ -180,18 +179,18 @@ def _show_sheet(opened: OpenedPicture, *, as_json: bool) -> None:
         values = {"path": str(opened.path), "kind": opened.kind, "width": width, "height": height}
         print(json.dumps({**values, "source": "Safelight", "cells": cells}))
         return
-    console = _console()
+    told = console()
     columns = max((len(row) for row in recipes), default=0)
     facts = [
         ("file", str(opened.path)),
         ("picture", f"{opened.kind}, {width}x{height}"),
         ("settings", f"of a sheet of {len(recipes)} x {columns} pictures, by row and column:"),
     ]
-    _lines(console, facts)
+    _lines(told, facts)
     for y, row in enumerate(recipes, start=1):
         for x, recipe in enumerate(row, start=1):
-            console.print(Text(f"\n{y},{x}", style="bold"))
-            console.print(Text(shown_lines(infotext(recipe))))
+            told.print(Text(f"\n{y},{x}", style="bold"))
+            told.print(Text(shown_lines(infotext(recipe))))
 
 
 # -- printing --------------------------------------------------------------------------------------
@@ -207,9 +206,3 @@ def _lines(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     for name, value in facts:
         if value:
             console.print(Text.assemble((f"{shown(name)}: ", "bold"), shown(value, 2000)))
-
-
-def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=True)
-    console.width = console.width if console.is_terminal else PIPE_WIDTH
-    return console

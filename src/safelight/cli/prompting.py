@@ -6,14 +6,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from safelight.cli.telling import tell
+from safelight.cli.telling import console, tell
 from safelight.errors import RequestError
+from safelight.printable import shown
 from safelight.text.convert import convert
 from safelight.text.inspection import PartInspection, PromptInspection, inspect_prompt
 from safelight.text.report import TextReport, TokenReport
 from safelight.text.span import DIALECTS, EMPHASES, Dialect, Emphasis
 
 BAR = 40  # characters of a timeline
+TEXT_LIMIT = 50_000
 
 
 def show_prompt(
@@ -43,13 +45,13 @@ def show_prompt(
     if as_json:
         print(json.dumps(seen.to_json(), ensure_ascii=False, indent=2))
         return
-    console = Console(highlight=False)
+    told = console()
     for number, part in enumerate(seen.parts, start=1):
         if len(seen.parts) > 1:
-            console.print(f"[bold]part {number}[/bold], weight {part.weight:g}")
-        _timeline(console, part, seen)
+            told.print(f"[bold]part {number}[/bold], weight {part.weight:g}")
+        _timeline(told, part, seen)
     for network in seen.networks:
-        console.print(Text(f"extra network {network}"))
+        told.print(Text(f"extra network {shown(str(network))}"))
     tell(seen.notes)
 
 
@@ -64,16 +66,16 @@ def convert_prompt(text: str, source: str, target: str, *, as_json: bool) -> Non
 
 
 def _timeline(console: Console, part: PartInspection, seen: PromptInspection) -> None:
-    shown: set[str] = set()
+    seen_texts: set[str] = set()
     for stretch in part.timeline:
         if len(part.timeline) > 1:
             first = round(BAR * (stretch.first - 1) / seen.calls)
             last = max(first + 1, round(BAR * stretch.last / seen.calls))
             bar = "·" * first + "█" * (last - first) + "·" * (BAR - last)
             line = Text.assemble((bar, "cyan"), f"  calls {stretch.first}-{stretch.last}  ")
-            console.print(line.append(stretch.text, style="bold"))
-        if stretch.text not in shown:
-            shown.add(stretch.text)
+            console.print(line.append(shown(stretch.text, TEXT_LIMIT), style="bold"))
+        if stretch.text not in seen_texts:
+            seen_texts.add(stretch.text)
             _tokens(console, stretch.report)
 
 
@@ -91,12 +93,12 @@ def _tokens(console: Console, report: TextReport) -> None:
 
 
 def _token(token: TokenReport) -> Text:
-    word = token.text.removesuffix("</w>")
+    word = shown(token.text.removesuffix("</w>"))
     style = "red" if token.weight > 1 else "blue" if token.weight < 1 else ""
-    shown = Text(word, style=style)
+    text = Text(word, style=style)
     if token.weight != 1:
-        shown.append(f":{token.weight:.3g}", style="dim")
-    return shown
+        text.append(f":{token.weight:.3g}", style="dim")
+    return text
 
 
 def _dialect(name: str) -> Dialect:

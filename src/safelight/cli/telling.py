@@ -7,6 +7,7 @@ from rich.console import Console
 from safelight.printable import shown
 
 err = Console(stderr=True, highlight=False)
+PIPE_WIDTH = 400  # a pipe has no width of its own; cut lines would break what reads them
 LINE_LIMIT = 2000  # characters of one warning
 
 
@@ -28,3 +29,10 @@ def tell(warnings: Sequence[str]) -> None:
     for warning in warnings:
         line = f"warning: {shown(warning, LINE_LIMIT)}"
         err.print(line, style="yellow", markup=False, soft_wrap=True)
+
+
+def console() -> Console:
+    """A console on stdout, wide where it is no terminal."""
+    made = Console(highlight=False, soft_wrap=True)
+    made.width = made.width if made.is_terminal else PIPE_WIDTH
+    return made

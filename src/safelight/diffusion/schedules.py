@@ -270,6 +270,7 @@ _ALIASES = {
     "logsnr": "exponential",
     "uniform_logsnr": "exponential",
     "uniform_log_snr": "exponential",
+    "uniform_in_logsnr": "exponential",
     "use_lu_lambdas": "exponential",
     "use_karras_sigmas": "karras",
     "use_exponential_sigmas": "exponential",

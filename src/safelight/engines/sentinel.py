@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Incident:
-    """One non-finite value: which part, where in it, at which step, and what was done."""
+    """One non-finite value that float32 cured: which part, where in it, and at which step."""
 
     part: str  # "U-Net", "VAE decoder", "text encoder 1", ...
     block: str  # module path of the first module whose output was not finite
@@ -24,7 +24,10 @@ class Incident:
 
     def __str__(self) -> str:
         when = "" if self.step is None else f" at step {self.step}"
-        return f"{self.part} made NaN or infinity in {self.dtype}{when} (first in {self.block})"
+        return (
+            f"{self.part} made NaN or infinity in {self.dtype}{when} (first in {self.block}); "
+            "that part was run again in float32"
+        )
 
 
 @dataclass
@@ -50,12 +53,12 @@ class Sentinel:
             return result
         dtype = _dtype(module)
         block = first_nonfinite(module, call)
-        self.incidents.append(Incident(part, block, _name(dtype), self.step))
         if dtype in (torch.float16, torch.bfloat16):
             self._raised[module] = dtype
             module.float()
             result = call()
             if finite(result):
+                self.incidents.append(Incident(part, block, _name(dtype), self.step))
                 return result
             block = first_nonfinite(module, call)
         raise NonFiniteError(_explain(part, block, self.step, module))

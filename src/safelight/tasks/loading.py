@@ -22,6 +22,7 @@ class Models:
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._model: Model | None = None
+        self._paths: dict[str, Path] = {}  # found files by name: a search goes through folders
 
     def check(self, request: Request) -> None:
         """Look for the files of a request and for its device, without loading anything.
@@ -29,7 +30,7 @@ class Models:
         Raises RequestError if it names no model or a device that is not here, FileError if a file
         is not there.
         """
-        _found(request)
+        self._found(request)
         resolve_device(request.device)
 
     def of(self, request: Request) -> Model:
@@ -37,7 +38,7 @@ class Models:
 
         Raises RequestError if none was named, FileError or CheckpointError if it cannot be read.
         """
-        path, vae = _found(request)
+        path, vae = self._found(request)
         device = resolve_device(request.device)
         dtype = resolve_dtype(request.dtype, device)
         key = (
@@ -63,9 +64,14 @@ class Models:
             self._key = key
         return self._model
 
+    def _found(self, request: Request) -> tuple[Path, Path | None]:
+        """The paths of the model and of another autoencoder."""
+        if request.model is None:
+            raise RequestError(NO_MODEL)
+        vae = None if request.vae is None else self._path(request.vae)
+        return self._path(request.model), vae
 
-def _found(request: Request) -> tuple[Path, Path | None]:
-    """The paths of the model and of another autoencoder."""
-    if request.model is None:
-        raise RequestError(NO_MODEL)
-    return find_model(request.model), None if request.vae is None else find_model(request.vae)
+    def _path(self, name: str) -> Path:
+        if name not in self._paths:
+            self._paths[name] = find_model(name)
+        return self._paths[name]

@@ -75,6 +75,7 @@ def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
     schedule, sigmas = levels(model, request, sampler)
     noise = first_noise(model, requests)
     wording = read(request, model, steps=len(sigmas) - 1, calls_per_step=sampler.counted_calls)
+    wording = replace(wording, warnings=(*wording.warnings, *task_notes(model)))
     return Plan(
         sampler=sampler,
         schedule=schedule,
@@ -86,6 +87,22 @@ def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
         wording=wording,
         sentinel=sentinel,
     )
+
+
+def task_notes(model: Model) -> tuple[str, ...]:
+    """What to know about a model that was not made to draw from text alone, and can."""
+    match model.family.task:
+        case "inpaint":
+            return (
+                f"{model.family.label} is made to repaint a part of a picture; "
+                "drawing from text alone, it is told that all of an empty one is masked.",
+            )
+        case "refine":
+            return (
+                f"{model.family.label} is made to finish pictures of SDXL; "
+                "drawing from text alone, it shows less than SDXL itself.",
+            )
+    return ()
 
 
 def levels(model: Model, request: Request, sampler: SamplerInfo) -> tuple[str, Tensor]:
