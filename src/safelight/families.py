@@ -319,12 +319,21 @@ def _custom(backbone: UNetConfig, text: TextSpec) -> Family:
     alike = _alike(backbone, text)
     tasks: Mapping[int, Task] = {0: alike.task, 5: "inpaint", 4: "edit", 1: "depth"}
     extra = backbone.in_channels - backbone.out_channels
+    task = tasks.get(extra, alike.task)
+    model = alike if task == alike.task else _of_task(task, alike)
     return replace(
         alike,
-        name=f"custom-{alike.name}",
-        label=f"a model of its own shape, in the manner of {alike.label}",
-        task=tasks.get(extra, alike.task),
+        name=f"custom-{model.name}",
+        label=f"a model of its own shape, in the manner of {model.label}",
+        task=task,
+        hint=model.hint,
     )
+
+
+def _of_task(task: Task, alike: Family) -> Family:
+    """The published family of a task, with such text encoders; if there is none, `alike`."""
+    found = (f for f in FAMILIES.values() if f.task == task and f.text == alike.text)
+    return next(found, alike)
 
 
 def _alike(backbone: UNetConfig, text: TextSpec) -> Family:

@@ -266,3 +266,26 @@ def linked(source: Path, target: Path, without: str) -> Path:
         if entry.name != without:
             (target / entry.name).symlink_to(entry)
     return target
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("pix2pix", "in the manner of InstructPix2Pix"),
+        ("sd15-inpaint", "in the manner of Stable Diffusion 1.x inpainting"),
+        ("sd15", "in the manner of Stable Diffusion 1.x"),
+    ],
+)
+def test_a_model_of_its_own_shape_is_called_after_the_family_of_its_task(
+    name: str, label: str, on_disk: Get
+) -> None:
+    with open_checkpoint(on_disk(name).single) as found:
+        assert found.family.label.endswith(label)
+        assert found.family.name == f"custom-{name}"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["a"], "a short list of"), (["a", "b"], "2 short lists of")]
+)
+def test_lists_of_token_vectors_are_counted_in_words(names: list[str], said: str) -> None:
+    assert said in kind_of(dict.fromkeys(names, (2, 768))).evidence

@@ -69,7 +69,7 @@ def test_a_damaged_model_is_described_not_refused(on_disk: Get, tmp_path: Path) 
     [misshapen] = parts["vae"].misshapen
     assert (misshapen.name, misshapen.found, misshapen.expected) == (odd, (9,), (8,))
     assert found.unknown == (("stranger", 2),)
-    assert found.problem == "1 tensors missing, 1 surplus, 1 of another shape"
+    assert found.problem == "1 tensor missing, 1 surplus, 1 of another shape"
 
 
 @pytest.mark.parametrize(

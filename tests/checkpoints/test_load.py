@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,17 @@ from models_tiny import distance, random, randomised
 from on_disk import EVERY_FAMILY, OnDisk
 from safelight.checkpoints.load import load, load_autoencoder, load_clip
 from safelight.checkpoints.safetensors_file import SafetensorsFile
+from safelight.checkpoints.save import save
 from safelight.checkpoints.vae_file import STEM
-from safelight.errors import CheckpointError, FileError, InputError, UnsafeFileError
+from safelight.errors import (
+    CheckpointError,
+    FileError,
+    InputError,
+    RequestError,
+    UnsafeFileError,
+)
 from safelight.model import Model
+from safelight.models.autoencoder import Autoencoder, AutoencoderConfig, Codec
 
 Get = Callable[[str], OnDisk]
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
@@ -158,6 +167,91 @@ def test_weights_that_are_not_numbers_are_refused_by_name(on_disk: Get, tmp_path
     save_file(state, tmp_path / "m.safetensors")
     with pytest.raises(FileError, match=r"middle_block\.2\.in_layers\.2\.weight holds NaN"):
         load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_weights_too_large_for_a_type_are_not_called_damaged(
+    count: int, on_disk: Get, tmp_path: Path
+) -> None:
+    state = load_file(on_disk("sd15").single)
+    name = next(n for n, t in state.items() if n.startswith(UNET) and t.numel() > 8192)
+    state[name].view(-1)[1 : 1 + count] = 70_000.0
+    save_file(state, tmp_path / "m.safetensors")
+    with pytest.raises(RequestError, match=f"{name} is sound but .* float16: {count} of .*bf16"):
+        load(tmp_path / "m.safetensors", dtype=torch.float16)
+    assert load(tmp_path / "m.safetensors", dtype=torch.bfloat16).dtype == torch.bfloat16
+    state[name].view(-1)[1] = torch.nan
+    save_file(state, tmp_path / "n.safetensors")
+    if count == 1:
+        with pytest.raises(FileError, match=f"{name} holds NaN"):
+            load(tmp_path / "n.safetensors", dtype=torch.float16)
+
+
+# -- norms of another number of groups than 32 ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "ckpt"])
+def test_a_narrow_file_that_tells_no_groups_is_refused_by_name(
+    kind: str, on_disk: Get, tmp_path: Path
+) -> None:
+    state = load_file(narrow(on_disk, tmp_path / "whole.safetensors"))
+    path, vae = tmp_path / f"bare.{kind}", tmp_path / f"vae.{kind}"
+    alone = {n.removeprefix(VAE): t for n, t in state.items() if n.startswith(VAE)}
+    for target, tensors in ((path, state), (vae, alone)):
+        if kind == "ckpt":
+            torch.save({"state_dict": tensors}, target)
+        else:
+            save_file(tensors, target)
+    message = r"the autoencoder has 16 channels.*Diffusers folder"
+    with pytest.raises(CheckpointError, match=rf"bare\.{kind}: {message}"):
+        load(path)
+    for source in (vae, path):
+        with pytest.raises(CheckpointError, match=rf"{source.stem}\.{kind}: {message}"):
+            load(on_disk("sd15").single, vae=source)
+
+
+def test_an_autoencoder_lent_by_our_own_file_has_its_groups(on_disk: Get, tmp_path: Path) -> None:
+    whole = narrow(on_disk, tmp_path / "whole.safetensors")
+    coder = load(on_disk("sd15").single, vae=whole).codec.autoencoder
+    assert isinstance(coder, Autoencoder) and coder.config.groups == 8
+    assert load_autoencoder(whole).config.scale == load(whole).codec.scale
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+@pytest.mark.parametrize("groups", [0, 7])
+def test_groups_that_do_not_fit_the_widths_are_refused(
+    part: str, groups: int, on_disk: Get, tmp_path: Path
+) -> None:
+    folder = copied(on_disk("sd15").folder, tmp_path / "folder")
+    config = folder / part / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "norm_num_groups": groups}))
+    with pytest.raises(CheckpointError, match=rf"{part}/config\.json.*{groups}"):
+        load(folder)
+
+
+def narrow(on_disk: Get, path: Path) -> Path:
+    """A model saved by us whose autoencoder has 8 groups and 16 channels."""
+    model = load(on_disk("sd15").single)
+    config = AutoencoderConfig(widths=(16, 32), layers=1, groups=8)
+    coder = randomised(Autoencoder(config))
+    assert isinstance(coder, Autoencoder)
+    codec = replace(model.family.codec, autoencoder=config)
+    save(
+        replace(model, family=replace(model.family, codec=codec), codec=Codec(coder, codec)),
+        path,
+        "ldm",
+    )
+    return path
+
+
+def test_a_part_of_a_model_is_sent_to_the_model(on_disk: Get, tmp_path: Path) -> None:
+    folder = copied(on_disk("sd15").folder, tmp_path / "folder")
+    with pytest.raises(FileError, match=r"part of the model .*folder, so give that") as caught:
+        load(folder / "unet")
+    assert "safetensors" not in str(caught.value)
+    (folder / "model_index.json").unlink()
+    with pytest.raises(FileError, match="give a Diffusers folder"):
+        load(folder / "unet")
 
 
 # -- older and other namings ---------------------------------------------------------------------

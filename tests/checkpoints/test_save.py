@@ -16,10 +16,12 @@ from torch import Tensor
 import tiny
 from on_disk import EVERY_FAMILY, OnDisk
 from safelight import writing
+from safelight.checkpoints.json_object import JsonObject
 from safelight.checkpoints.load import load
 from safelight.checkpoints.save import Layout, convert, save
+from safelight.checkpoints.unet_json import unet_from_json, unet_to_json
 from safelight.errors import OutputError, RequestError
-from safelight.families import ProcessConfig, SamplerHint
+from safelight.families import ProcessConfig, SamplerHint, without_idle_options
 from safelight.model import Model
 from safelight.text.bpe import merges, vocabulary
 
@@ -329,11 +331,29 @@ def test_a_folder_that_is_not_empty_is_left_alone(on_disk: Get, tmp_path: Path) 
     assert (tmp_path / "folder" / "letter.txt").read_text() == "dear"
 
 
-def test_a_file_of_another_type_and_a_lost_folder_are_refused(on_disk: Get, tmp_path: Path) -> None:
+def test_a_file_of_another_type_and_no_folder_are_refused(on_disk: Get, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"\.safetensors"):
         convert(on_disk("sd15").single, tmp_path / "one.ckpt", "ldm")
-    with pytest.raises(OutputError, match="No such file"):
-        convert(on_disk("sd15").single, tmp_path / "gone" / "one.safetensors", "ldm")
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        convert(on_disk("sd15").single, tmp_path / "file" / "one.safetensors", "ldm")
+
+
+def test_an_upscaler_keeps_its_remarks_there_and_back(on_disk: Get, tmp_path: Path) -> None:
+    from safelight.families import X4_UPSCALER
+
+    model = load(on_disk("x4-upscaler").single)
+    backbone = replace(model.network.unet.config, cross_only_levels=(0, 1, 2))
+    assert without_idle_options(backbone) != backbone  # level 0 has no attention, as published
+    family = replace(model.family, native_size=64, hint=X4_UPSCALER.hint)
+    save(replace(model, family=family), tmp_path / "one.safetensors", "ldm")
+    convert(tmp_path / "one.safetensors", tmp_path / "folder", "diffusers")
+    convert(tmp_path / "folder", tmp_path / "back.safetensors", "ldm")
+    assert load(tmp_path / "folder").family.native_size == 64
+    one, back = tmp_path / "one.safetensors", tmp_path / "back.safetensors"
+    assert one.read_bytes() == back.read_bytes()
+    written = JsonObject(unet_to_json(backbone, sample_size=16), "unet")
+    assert unet_to_json(unet_from_json(written), sample_size=16) == written.values
 
 
 def test_a_model_with_a_tiny_autoencoder_has_no_place_in_a_single_file(

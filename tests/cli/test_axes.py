@@ -64,6 +64,7 @@ def test_quoted_values_are_taken_as_they_are(values: list[str]) -> None:
         ("cfg_scal=1", "cfg"),
         ("count=1,2", "every cell is one picture"),
         ("batch=1,2", "every cell is one picture"),
+        ("freeu=1,1,1,1", "quote it: 'freeu=\"1.5,1.6,0.9,0.2\"'"),
         ("steps=", "has no values"),
         ("steps=,", "has no values"),
         ("steps=9-1", "has no values"),

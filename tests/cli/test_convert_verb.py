@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cli_tiny import SMALL, Cli, files, pixels, tiny_model
 from safelight.checkpoints.save import save
@@ -58,7 +59,7 @@ def test_the_layout_may_be_named(safelight: Cli, model: Path, place: Path) -> No
         (("new", "--layout", "flat"), "--layout must be diffusers or single; got 'flat'"),
         (("new", "--dtype", "fp8"), "--dtype must be fp32, bf16, fp16; got 'fp8'"),
         (("new", "--ema"), "holds no EMA weights"),
-        (("new", "--vae", "nix"), "there is no model nix"),
+        (("new", "--vae", "nix"), "there is no autoencoder nix"),
     ],
 )
 def test_what_cannot_be_written_is_said_and_nothing_is(
@@ -71,6 +72,40 @@ def test_what_cannot_be_written_is_said_and_nothing_is(
     assert ran.code == 2 and said in ran.error()
     assert files(place) == ["full/x", "taken.safetensors"]
     assert not (place / "new").exists()
+
+
+def test_missing_folders_above_the_target_are_made(safelight: Cli, model: Path) -> None:
+    assert safelight("convert", model, "a/b/folder").code == 0
+    assert safelight("convert", "a/b/folder", "c/d/one.safetensors").code == 0
+    assert Path("c/d/one.safetensors").is_file()
+
+
+def test_an_autoencoder_alone_is_not_converted_and_other_models_are_not_suggested(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    prefix = "first_stage_model."
+    vae = {n: t for n, t in load_file(model).items() if n.startswith(prefix)}
+    save_file(vae, place / "vae.safetensors")
+    save_file(load_file(model), place / "model.safetensors")
+    error = safelight("convert", "vae.safetensors", "new").error()
+    assert "only whole models are converted" in error and "beside a model" not in error
+    error = safelight("convert", model, "new", "--vae", "va.safetensors").error()
+    assert "there is no autoencoder va.safetensors; did you mean vae.safetensors" in error
+    error = safelight("convert", model, "new", "--vae", "mode.safetensors").error()
+    assert "model.safetensors" not in error.replace("`safelight models`", "")
+
+
+def test_a_type_too_narrow_for_the_weights_is_refused_and_nothing_is_written(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    weights = load_file(model)
+    weights["model.diffusion_model.out.2.bias"][1] = 70_000.0
+    with safe_open(model, "pt") as file:
+        save_file(weights, place / "large.safetensors", file.metadata())
+    ran = safelight("convert", "large.safetensors", "half.safetensors", "--dtype", "fp16")
+    assert ran.code == 2 and "does not fit float16" in ran.error()
+    assert files(place) == ["large.safetensors"]
+    assert safelight("convert", "large.safetensors", "b.safetensors", "--dtype", "bf16").code == 0
 
 
 def test_a_source_that_is_no_model_is_named(safelight: Cli, place: Path) -> None:

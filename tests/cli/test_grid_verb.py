@@ -30,6 +30,12 @@ def test_every_cell_is_the_picture_drawn_alone(safelight: Cli, model: Path) -> N
             assert recipe.result.pixels_sha256 == alone["pixels_sha256"]
 
 
+def test_an_axis_given_twice_is_refused(safelight: Cli, model: Path, place: Path) -> None:
+    ran = safelight("grid", "a", "-m", model, *SMALL, "-x", "cfg=1,2", "-x", "steps=1,2")
+    assert ran.code == 2 and ran.error().startswith("-x is given 2 times")
+    assert list(place.iterdir()) == []
+
+
 def test_every_cell_can_be_replayed(safelight: Cli, model: Path) -> None:
     args = ("grid", "a cat", "-m", model, "--size", "64x64", "--steps", "2")
     assert safelight(*args, "-x", "seed=1,2", "-y", "clip-skip=1,2", "-o", "s.png").code == 0

@@ -37,7 +37,7 @@ def test_missing_and_unknown_keys_are_listed(safelight: Cli, model: Path, place:
     ran = safelight("inspect", "odd.safetensors")
     assert ran.code == 0
     assert f"unet: missing: {lost}" in ran.out and "strange" in ran.out
-    assert ran.err.startswith("warning: it cannot be drawn with as it is: 1 tensors missing")
+    assert ran.err.startswith("warning: it cannot be drawn with as it is: 1 tensor missing")
 
 
 def _remarks(path: Path) -> dict[str, str]:
@@ -111,7 +111,43 @@ def test_what_is_neither_is_wrong_input(safelight: Cli, place: Path, text: str) 
     ran = safelight("inspect", "file.txt")
     assert ran.code == 2 and "file.txt" in ran.error()
     ran = safelight("inspect", "fil.txt")
-    assert ran.code == 2 and "did you mean file.txt" in ran.error()
+    assert ran.code == 2 and "there is no file fil.txt; did you mean file.txt" in ran.error()
+
+
+def test_a_picture_by_name_that_is_none_is_said_to_be_none(safelight: Cli, place: Path) -> None:
+    (place / "text.png").write_text("hello")
+    ran = safelight("inspect", "text.png")
+    assert ran.code == 2 and ran.error().startswith("text.png is not a picture")
+    assert safelight("inspect", "gone.jpg").error().startswith("there is no file gone.jpg; give")
+
+
+def test_the_reason_does_not_repeat_the_family(safelight: Cli, model: Path) -> None:
+    lines = dict(line.split(": ", 1) for line in safelight("inspect", model).lines if ": " in line)
+    assert lines["family"] not in lines["because"]
+    assert lines["because"].startswith("no published family has 4 input channels")
+
+
+def test_settings_that_are_ours_by_default_are_shown_too(safelight: Cli, place: Path) -> None:
+    chunks = PngInfo()
+    stated = "Steps: 20, Sampler: DPM++ 2M, CFG scale: 7, Seed: 7, Size: 512x768, RNG: CPU"
+    chunks.add_text("parameters", f"a fox\n{stated}")
+    Image.new("RGB", (8, 8)).save(place / "fox.png", pnginfo=chunks)
+    lines = safelight("inspect", "fox.png").lines
+    for said in ("steps: 20", "sampler: DPM++ 2M", "cfg_scale: 7.0", "seed: 7", "height: 768"):
+        assert said in lines
+
+
+def test_a_narrow_model_without_our_remarks_is_described_with_its_problem(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    weights = load_file(model)
+    save_file(weights, place / "bare.safetensors")
+    ran = safelight("inspect", "bare.safetensors")
+    assert ran.code == 0 and "bare.safetensors: the U-Net has 16 channels" in ran.err
+    vae = {n: t for n, t in weights.items() if n.startswith("first_stage_model.")}
+    save_file(vae, place / "vae.safetensors")
+    ran = safelight("inspect", "vae.safetensors")
+    assert ran.code == 0 and "vae.safetensors: the autoencoder has 8 channels" in ran.err
 
 
 def test_nothing_that_a_file_says_reaches_the_terminal_raw(safelight: Cli, place: Path) -> None:

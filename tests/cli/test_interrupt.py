@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,23 @@ def test_ctrl_c_in_a_grid_keeps_the_pages_and_cells_that_are_done(
     args = ("grid", "a", "-m", model, *SMALL, "-x", "cfg=1,2", "-z", "seed=1,2")
     assert safelight(*args, "-o", "s.png", "--cells", "cells").code == 130
     assert files(place) == ["cells/1-a-2.png", "cells/1-a.png", "s-1.png"]
+
+
+def test_a_process_told_to_end_takes_its_empty_folder_with_it(place: Path, model: Path) -> None:
+    started = subprocess.Popen(
+        command("generate", "a", "-m", model, *SMALL[:2], "--steps", "1000", "-o", "new/deep"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not (place / "new" / "deep").exists():
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    out, _ = started.communicate(timeout=60)
+    assert (started.returncode, out) == (143, "")
+    assert list(place.iterdir()) == []
 
 
 def test_a_real_signal_ends_a_real_process_with_130(place: Path, model: Path) -> None:

@@ -169,6 +169,7 @@ def test_another_model_than_a1111_names_is_the_first_difference(
     assert "'fox' (sha256 0123456789...), which is not here; give it with --model" in told
     ran = safelight("replay", "fox.png", "-m", model)
     assert "the file for model is another: A1111 names hash 0123456789" in ran.out
+    assert "the file for model is another: the picture names sha256 0123456789..." in ran.err
 
 
 def test_a_picture_without_settings_cannot_be_drawn_again(safelight: Cli, place: Path) -> None:

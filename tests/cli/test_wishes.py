@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from cli_tiny import SMALL, Cli, Ran, files, pixels
+from cli_tiny import SMALL, Cli, Ran, files, pixels, process
 from safelight.cli.main import run
 from safelight.tasks.metadata.reader import read_settings
 from safelight.tasks.request import Request
@@ -88,7 +89,9 @@ def test_an_unknown_style_names_those_there_are(safelight: Cli, model: Path, pla
     args = ("generate", "a", "--style", "inc", "-m", model, *SMALL)
     ran = safelight(*args, "--styles", "mine.csv")
     assert ran.code == 2 and ran.error() == "mine.csv has no style 'inc'; it has ink."
-    assert "--styles" in safelight(*args).error()
+    told = safelight(*args).error()
+    assert told.startswith("there is no table of styles to take 'inc' from: no styles.csv is in")
+    assert "--styles FILE.csv" in told
 
 
 def test_choices_differ_from_picture_to_picture_and_the_recipe_holds_what_was_drawn(
@@ -132,7 +135,9 @@ def test_an_unknown_wildcard_names_the_nearest(safelight: Cli, model: Path, plac
     (place / "lists").mkdir()
     (place / "lists" / "colour.txt").write_text("red\n")
     ran = safelight("generate", "__color__", "--wildcards", "lists", "-m", model, *SMALL)
-    assert ran.code == 2 and "did you mean colour" in ran.error()
+    assert ran.code == 2 and "in lists; did you mean colour?" in ran.error()
+    ran = safelight("generate", "__xyz__", "--wildcards", "lists", "-m", model, *SMALL)
+    assert ran.error() == "there is no wildcard __xyz__ in lists; it has colour."
 
 
 def test_a_prompt_taken_from_a_picture_is_not_expanded_again(
@@ -144,11 +149,79 @@ def test_a_prompt_taken_from_a_picture_is_not_expanded_again(
     assert np.array_equal(pixels("a.png"), pixels("b.png"))
 
 
+def a1111_picture(path: Path, model_hash: str = "") -> None:
+    """A picture of another program, whose model has the name fox_v1."""
+    info = PngInfo()
+    named = f"Model hash: {model_hash}, " if model_hash else ""
+    info.add_text(
+        "parameters",
+        f"a fox\nSteps: 2, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 64x64, {named}"
+        "Model: fox_v1, RNG: CPU",
+    )
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+
+
+def test_the_model_of_another_programs_picture_is_found_without_its_suffix(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    (place / "theirs").mkdir()
+    a1111_picture(place / "theirs" / "fox.png")
+    ran = safelight("generate", "--like", "theirs/fox.png", "-o", "b.png")
+    assert ran.code == 2
+    assert ran.error() == (
+        "--like theirs/fox.png: the picture was drawn with the model 'fox_v1', which is not here; "
+        "give it with --model PATH."
+    )
+    (place / "theirs" / "fox_v1.safetensors").symlink_to(model)
+    ran = safelight("generate", "--like", "theirs/fox.png", "-o", "b.png")
+    assert ran.code == 0 and "is another" not in ran.err
+    grid = ("grid", "--like", "fox.png", "-x", f"model={model}", "-o", "g.png")
+    (place / "theirs" / "fox_v1.safetensors").unlink()
+    a1111_picture(place / "fox.png")
+    assert safelight(*grid).code == 0
+
+
+def test_a_model_of_another_hash_is_said_where_a_picture_is_the_start(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    a1111_picture(place / "fox.png", "0123456789")
+    (place / "fox_v1.safetensors").symlink_to(model)
+    ran = safelight("generate", "--like", "fox.png", "-o", "b.png")
+    assert ran.code == 0
+    assert "the file for model is another: the picture names sha256 0123456789..." in ran.err
+
+
+def settings_said(safelight: Cli, model: Path, *args: str) -> str:
+    """What is said of settings while a picture is drawn with them."""
+    ran = safelight("generate", "a", "-m", model, "--size", "64x64", "--seed", "5", *args)
+    assert ran.code == 0, ran.err
+    return ran.err
+
+
+@pytest.mark.parametrize(
+    ("idle", "acting", "said"),
+    [
+        ("--cfg 1 --rescale 0.5", "--cfg 2 --rescale 0.5", "guidance rescale has nothing to"),
+        ("--cfg 1 --apg 5", "--cfg 2 --apg 5", "adaptive projected guidance has nothing to"),
+        ("--cfg 1 --mimic-scale 5", "--cfg 2 --mimic-scale 5", "dynamic thresholding has nothing"),
+        ("--ensd 9 --sampler Euler", "--ensd 9 --sampler LCM", "ensd 9 does nothing: Euler"),
+        ("--ensd 9 --sampler DDIM", "--ensd 9 --sampler DDIM --eta 1", "ensd 9 does nothing: DDIM"),
+        ("--sampler Restart --steps 19", "--sampler Restart --steps 20", "restarts from 20 steps"),
+        ("--batch 2 --count 2", "--batch 2 --count 2 --no-exact", "--no-exact computes them"),
+        ("--aesthetic-score 7", "--aesthetic-score 6", "told to SDXL only"),
+    ],
+)
+def test_a_setting_that_has_nothing_to_act_on_is_said_once(
+    safelight: Cli, model: Path, idle: str, acting: str, said: str
+) -> None:
+    fast = () if "--steps" in idle else ("--steps", "2")
+    assert settings_said(safelight, model, *idle.split(), *fast).count(said) == 1
+    assert said not in settings_said(safelight, model, *acting.split(), *fast)
+
+
 def test_another_programs_picture_may_be_the_start(
     safelight: Cli, model: Path, place: Path
 ) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text(
         "parameters",
@@ -175,6 +248,43 @@ def test_prompt_prints_json_without_drawing(
         ("cat</w>", 1.0),
     ]
     assert files(place) == []
+
+
+def test_prompt_makes_the_choices_that_generate_makes(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    (place / "lists").mkdir()
+    (place / "lists" / "animal.txt").write_text("cat\ndog\nbird\nwhale\n")
+    (place / "styles.csv").write_text('name,prompt\nink,"{prompt}, {ink|pencil|chalk}"\n')
+    text = "{a|b|c} red __animal__"
+    more = ("--wildcards", "lists", "--style", "ink", "--seed", "5", "--json")
+    (drawn,) = requests(safelight("generate", text, "-m", model, "--steps", "1", *SMALL[:2], *more))
+    ran = safelight("prompt", text, *more)
+    seen = json.loads(ran.out)
+    assert seen["prompt"] == drawn.prompt != text
+    assert seen["notes"][0].startswith("styles and choices are put in as for a picture of seed 5")
+    assert not any("outside [a|b]" in note for note in seen["notes"])
+    ran = safelight("prompt", text, *more[:-1])
+    assert drawn.prompt in ran.out and ran.err.startswith("warning: styles and choices are put in")
+    ran = safelight("prompt", "{a|b}", "--no-dynamic", "--json")
+    assert json.loads(ran.out)["prompt"] == "{a|b}"
+    ran = safelight("prompt", "[é|b]")
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_prompt_says_characters_that_a_terminal_lacks_by_their_numbers(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = process("prompt", "[é|b]")
+    assert (done.returncode, done.stderr) == (0, "") and "\\xe9" in done.stdout
+
+
+def test_prompt_says_a_break_that_is_lost(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = "BREAK inside a weighted bracket"
+    for text, said in (("(a BREAK b:1.2)", 1), ("(a:1.2) BREAK (b:1.2)", 0), ("BREAKING (a)", 0)):
+        assert run(["prompt", text]) == 0
+        assert capsys.readouterr().err.count(lost) == said, text
 
 
 def test_prompt_converts_between_dialects(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

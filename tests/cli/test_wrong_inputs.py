@@ -137,12 +137,17 @@ def test_without_a_model_it_says_how_to_give_one(safelight: Cli, place: Path) ->
         (["--schedule", "karas"], "Did you mean karras?"),
         (["--steps", "0"], "steps must be a whole number from 1 to 1000; got 0"),
         (["--steps", "many"], "--steps"),
-        (["--cfg", "nan"], "cfg_scale must be a finite number from 0 to 100; got nan"),
-        (["--cfg", "inf"], "cfg_scale must be a finite number from 0 to 100; got inf"),
+        (["--cfg", "nan"], "--cfg must be a finite number from 0 to 100; got nan"),
+        (["--cfg", "inf"], "--cfg must be a finite number from 0 to 100; got inf"),
         (["--dialect", "latin"], "dialect must be one of a1111, comfy, compel, plain; got 'latin'"),
         (["--dtype", "fp8"], "dtype must be one of auto, fp32, bf16, fp16; got 'fp8'"),
         (["--device", "gpu"], "device must be auto, cpu, cuda"),
         (["--device", "cuda:7"], "cuda:7"),
+        (["--noise", "gpu"], "--noise must be one of cpu, nv; got 'gpu'"),
+        (["--mimic-scale", "-1"], "--mimic-scale must be a finite number from 0 to 100"),
+        (["--eta", "99"], "--eta must be a finite number from 0 to 10; got 99"),
+        (["--freeu", "1,1,1,99"], "--freeu: s2 must be a finite number"),
+        (["--original-size", "99999x64"], "--original-size.0 must be a whole number"),
         (["--seed", str(2**64)], "seed must be a whole number from -1 to 18446744073709551615"),
         (["--count", "0"], "count must be a whole number from 1 to 10000; got 0"),
         (["--clip-skip", "5"], "clip skip must be 1 to 2 for this model; got 5"),
@@ -160,7 +165,7 @@ def test_without_a_model_it_says_how_to_give_one(safelight: Cli, place: Path) ->
         (["--out", "a.gif"], "--out a.gif is none of .png, .jpg"),
         (["--out", "a.png", "--format", "jpg"], "differ; give one of them"),
         (["--like", "nix.png"], "there is no picture nix.png"),
-        (["--wildcards", "nix"], "is no folder of wildcards"),
+        (["--wildcards", "nix"], "nix is not a folder; give a folder of .txt lists"),
         (["--style", "ink"], "there is no table of styles"),
         (["--prompts", "list.txt"], "the prompt does nothing beside --prompts"),
         (["--subseed", "3"], "--subseed does nothing without --subseed-strength"),
@@ -226,12 +231,27 @@ def test_a_prompt_is_needed(safelight: Cli, model: Path) -> None:
     assert ran.code == 2 and ran.error().startswith("say what to draw: safelight generate ")
 
 
+def test_an_empty_prompt_is_one_when_it_is_given(safelight: Cli, model: Path, place: Path) -> None:
+    ran = safelight("generate", "", "-m", model, *SMALL)
+    assert (ran.code, ran.err) == (0, "") and len(files(place)) == 1
+    ran = safelight("generate", "", "--prompts", "list.txt", "-m", model)
+    assert ran.code == 2 and "the prompt does nothing beside --prompts" in ran.error()
+
+
+def test_a_prompt_that_begins_with_a_dash_stands_behind_two(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    ran = safelight("generate", "-a cat", "-m", model, *SMALL)
+    assert ran.code == 2 and "write -- before a prompt that begins with a dash" in ran.error()
+    assert safelight("generate", "-m", model, *SMALL, "--", "-a cat").code == 0
+
+
 def test_a_prompt_beyond_the_limit_of_chunks_is_refused_not_cut(
     safelight: Cli, model: Path
 ) -> None:
     ran = safelight("generate", "word " * 200, "-m", model, *SMALL, "--max-chunks", "2")
     assert ran.code == 2
-    assert "takes 3 chunks of 75 tokens and max_chunks is 2; shorten it" in ran.error()
+    assert "takes 3 chunks of 75 tokens and --max-chunks is 2; shorten it" in ran.error()
 
 
 def test_what_nobody_thought_of_is_one_line_too(

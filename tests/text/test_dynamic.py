@@ -130,7 +130,7 @@ def test_many_combinations_are_made_one_by_one() -> None:
 
 
 def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="no folder"):
+    with pytest.raises(FileError, match="is not a folder; give a folder of"):
         Wildcards.of(tmp_path / "nowhere")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(FileError, match="UTF-8"):

@@ -253,12 +253,7 @@ def _native_size(folder: Path, family: Family) -> int:
     """Side in pixels from the U-Net's sample size; a pair of sizes leaves the family's."""
     size = read_object(folder / "unet" / "config.json").values.get("sample_size")
     whole = isinstance(size, int) and not isinstance(size, bool) and 0 < size <= 1024
-    upscaler = family.backbone.noise_levels is not None
-    return (
-        size * family.codec.factor
-        if whole and isinstance(size, int) and not upscaler
-        else (family.native_size)
-    )
+    return size * family.codec.factor if whole and isinstance(size, int) else family.native_size
 
 
 def _identity(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from safelight.errors import FileError
+from safelight.errors import FileError, RequestError
 from safelight.printable import shown
 
 SAMPLE = 4_096
@@ -30,6 +30,29 @@ def check_finite(
                 f"{shown(where)}: tensor {shown(name)} holds NaN or infinity ({bad} of {looked} "
                 f"{seen}); the file is damaged or its training failed, so get another copy"
             )
+
+
+def check_cast(name: str, stored: Tensor, cast: Tensor, where: object) -> None:
+    """Raise RequestError if finite numbers became infinite when they were cast.
+
+    Looks at every number. Of the types that models are computed in only float16 overflows.
+    """
+    if not overflows(stored.dtype, cast.dtype):
+        return
+    lost = _non_finite(cast) - _non_finite(stored)
+    if lost > 0:
+        kind = str(cast.dtype).removeprefix("torch.")
+        raise RequestError(
+            f"{shown(where)}: tensor {shown(name)} is sound but does not fit {kind}: {lost} of "
+            f"{stored.numel()} numbers are larger than {torch.finfo(cast.dtype).max:g}; use "
+            "--dtype bf16 or fp32"
+        )
+
+
+def overflows(stored: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether finite numbers of a type can become infinite in the wanted one."""
+    narrow = wanted == torch.float16 and stored.is_floating_point
+    return narrow and torch.finfo(stored).max > torch.finfo(wanted).max
 
 
 def _sample(tensor: Tensor) -> Tensor:

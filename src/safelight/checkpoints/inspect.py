@@ -238,7 +238,8 @@ def _problem(reports: list[PartReport]) -> str:
     missing = sum(len(report.missing) for report in reports)
     surplus = sum(len(report.surplus) for report in reports)
     misshapen = sum(len(report.misshapen) for report in reports)
-    return f"{missing} tensors missing, {surplus} surplus, {misshapen} of another shape"
+    tensors = "tensor" if missing == 1 else "tensors"
+    return f"{missing} {tensors} missing, {surplus} surplus, {misshapen} of another shape"
 
 
 def _inspected(part: Part, report: PartReport) -> PartInspection:

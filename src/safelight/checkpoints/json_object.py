@@ -1,6 +1,7 @@
 """A JSON file of settings, read with types: what is missing or of another type is an error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeGuard
@@ -84,6 +85,17 @@ class JsonObject:
         found = self.values.get(name)
         got = "is missing" if found is None else f"is {shown(found)}"
         raise CheckpointError(f"{self.source}: {name} {got}; expected {expected}")
+
+
+@contextmanager
+def naming(json: JsonObject) -> Iterator[None]:
+    """Put the name of the file before a CheckpointError that does not have it."""
+    try:
+        yield
+    except CheckpointError as error:
+        if json.source in str(error):
+            raise
+        raise CheckpointError(f"{json.source}: {error}") from None
 
 
 def read_object(path: Path) -> JsonObject:

@@ -161,7 +161,8 @@ def _textual_inversion(shapes: Shapes) -> str:
         return ""
     widths = {shape[-1] for shape in rows.values()}
     if "emb_params" in rows or _some(rows, r"^string_to_param\.") or widths <= {768, 1024, 1280}:
-        return f"it holds {len(rows)} short lists of token vectors, {sorted(widths)} wide"
+        lists = "a short list" if len(rows) == 1 else f"{len(rows)} short lists"
+        return f"it holds {lists} of token vectors, {sorted(widths)} wide"
     return ""
 
 

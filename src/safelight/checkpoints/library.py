@@ -27,6 +27,7 @@ from safelight.errors import FileError, RequestError, SafelightError
 from safelight.printable import shown
 
 Layout = Literal["file", "folder"]
+What = Literal["model", "autoencoder", "file"]
 
 SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 STEMS = ("diffusion_pytorch_model", "model")  # of Diffusers' and of Transformers' parts
@@ -109,12 +110,13 @@ def entries(where: Sequence[Place]) -> Iterator[Entry]:
         yield from islice(found, MAX_ENTRIES)
 
 
-def find_model(name: str, folders: Iterable[Path] = ()) -> Path:
+def find_model(name: str, folders: Iterable[Path] = (), *, what: What = "model") -> Path:
     """The file or folder that a name stands for: a path, or the name of a model in `places`.
 
     A name may leave out the suffix and folders before it, and its case does not matter. Of models
     with the same full name the first place wins. Raises RequestError if the name fits models of
-    several names, FileError if it fits none (suggesting the nearest).
+    several names, FileError if it fits none, suggesting the nearest that can be `what`: "model" if
+    it is to be drawn with, "autoencoder" if it is for another model, "file" if anything will do.
     """
     path = Path(name).expanduser()
     if _exists(path):
@@ -124,10 +126,10 @@ def find_model(name: str, folders: Iterable[Path] = ()) -> Path:
         found = [entry for entry in known if fits(_plain(entry.name), _plain(name))]
         if len({_plain(entry.name) for entry in found}) > 1:
             which = " or ".join(shown(entry.name) for entry in found[:4])
-            raise RequestError(f"the model {shown(name)} may be {which}; say which")
+            raise RequestError(f"the {what} {shown(name)} may be {which}; say which")
         if found:
             return found[0].path
-    raise FileError(_unknown(name, path, known))
+    raise FileError(_unknown(name, path, known, what))
 
 
 def described(entry: Entry) -> Description:
@@ -199,21 +201,40 @@ def _ends_without_suffix(known: str, wanted: str) -> bool:
     return bare == wanted or bare.endswith(f"/{wanted}")
 
 
-def _unknown(name: str, path: Path, known: Sequence[Entry]) -> str:
+def _unknown(name: str, path: Path, known: Sequence[Entry], what: What) -> str:
     beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
     spellings: dict[str, str] = {}
-    for whole in [*beside, *(entry.name for entry in known)]:
+    paths = {whole: Path(whole) for whole in beside} | {entry.name: entry.path for entry in known}
+    for whole in paths:
         last = _plain(whole).rpartition("/")[2]
         spellings |= {Path(last).stem: whole, last: whole, _plain(whole): whole}
     wanted = _plain(name)
     near = get_close_matches(wanted, spellings, n=3, cutoff=0.6)
     near += get_close_matches(wanted.rpartition("/")[2], spellings, n=3, cutoff=0.6)
-    unique = dict.fromkeys(shown(spellings[spelling]) for spelling in near)
-    hint = f"did you mean {' or '.join(list(unique)[:3])}? Give" if unique else "give"
+    found = dict.fromkeys(spellings[spelling] for spelling in near)
+    if what == "autoencoder":
+        found = dict.fromkeys(whole for whole in found if _is_autoencoder(paths[whole]))
+    unique = [shown(whole) for whole in found]
+    hint = f"did you mean {' or '.join(unique[:3])}? Give" if unique else "give"
+    ways = {
+        "model": "a file, a Diffusers folder",
+        "autoencoder": "the file or folder of an autoencoder (VAE)",
+        "file": "a weights file, a Diffusers folder, a picture",
+    }[what]
     return (
-        f"there is no model {shown(name)}; {hint} a file, a Diffusers folder, or a name that "
-        "`safelight models` lists"
+        f"there is no {what} {shown(name)}; {hint} {ways}, or a name that `safelight models` lists"
     )
+
+
+def _is_autoencoder(path: Path) -> bool:
+    """Whether a file or folder holds an autoencoder and nothing else, by its header."""
+    try:
+        paths = find_weights(path, STEMS[0]) if path.is_dir() else [path]
+        with open_shards(paths) as weights:
+            shapes = {name: info.shape for name, info in weights.header.items()}
+    except (SafelightError, OSError):
+        return False
+    return kind_of(shapes).kind in ("vae", "taesd")
 
 
 # -- folders ---------------------------------------------------------------------------------------

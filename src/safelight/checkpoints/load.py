@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from safelight.checkpoints.checkpoint import Checkpoint, Opened, by_prefix, checked, mismatch
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
 from safelight.checkpoints.files import open_weights
-from safelight.checkpoints.finite import check_finite
+from safelight.checkpoints.finite import check_cast, check_finite, overflows
 from safelight.checkpoints.folders import open_folder
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.json_object import read_object
@@ -37,6 +38,7 @@ from safelight.text.conditioner import Conditioner
 
 Pathlike = str | os.PathLike[str]
 Device = torch.device | str
+Use = Literal["draw", "convert"]
 
 
 def load(
@@ -88,8 +90,12 @@ def open_checkpoint(
     ema: bool = False,
     variant: str | None = None,
     own_vae: bool = True,
+    use: Use = "draw",
 ) -> Checkpoint:
-    """The parts of a model, found but not read; see `load` for the settings. Close it after use."""
+    """The parts of a model, found but not read; see `load` for the settings. Close it after use.
+
+    use: what it is opened for, which decides what to advise if it is no model.
+    """
     path = Path(path)
     if path.is_dir():
         if not is_diffusers_folder(path):
@@ -111,7 +117,7 @@ def open_checkpoint(
         shapes = {name: info.shape for name, info in file.header.items()}
         found = kind_of(shapes)
         if found.kind != "model":
-            raise CheckpointError(f"{shown(path)} {_no_model(found, made_for(shapes))}")
+            raise CheckpointError(f"{shown(path)} {_no_model(found, made_for(shapes), use)}")
         return open_single(
             file,
             prediction=prediction,
@@ -221,8 +227,19 @@ def _read(
 ) -> tuple[Tensor, ...]:
     wanted = dtype or _default_dtype(part.tensors.info(link.theirs).dtype, device)
     tensor = part.tensors.read(link.theirs, dtype=wanted)
-    check_finite([(part.stored(link.theirs), tensor)], part.tensors.file.path)
+    _check(part, link, tensor)
     return tuple(ours.contiguous().to(device) for ours in link.op.to_ours(tensor))
+
+
+def _check(part: Part, link: Link, tensor: Tensor) -> None:
+    """Refuse NaN and infinity, and say whether the file or the cast is to blame."""
+    name, path = part.stored(link.theirs), part.tensors.file.path
+    narrowed = overflows(part.tensors.info(link.theirs).dtype, tensor.dtype)
+    try:
+        check_finite([(name, tensor)], path, full=narrowed)
+    except FileError:
+        check_cast(name, part.tensors.read(link.theirs), tensor, path)
+        raise
 
 
 def _default_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
@@ -286,16 +303,25 @@ def _report(checkpoint: Checkpoint, reports: tuple[PartReport, ...]) -> LoadRepo
     )
 
 
-def _no_model(found: Finding, made: str) -> str:
+def _no_model(found: Finding, made: str, use: Use) -> str:
     """What a file is instead of a model, and what to do with it."""
     fits = f" {made}" if made else ""
-    advice = {
+    drawing = {
         "vae": "give it with --vae (vae=... in Python) beside a model",
         "taesd": "give it with --vae (vae=... in Python) beside a model",
         "unet": "it lacks the text encoder and the autoencoder; get the full checkpoint",
         "other model": "it is of a family that is not supported",
         "unknown": "expected a checkpoint with a U-Net under model.diffusion_model.*",
-    }.get(found.kind, "give the model it was made for")
+    }
+    converting = {
+        "vae": "only whole models are converted: give one, and this file with --vae to put it in",
+        "unknown": "expected a checkpoint with a U-Net under model.diffusion_model.*",
+    }
+    advice = (
+        drawing.get(found.kind, "give the model it was made for")
+        if use == "draw"
+        else converting.get(found.kind, "only whole models are converted")
+    )
     article = "an" if found.kind[0] in "aeiou" else "a"
     names = {
         "lora": "a LoRA",
@@ -312,9 +338,20 @@ def _no_model(found: Finding, made: str) -> str:
     return f"is {what}{fits}, not a model: {found.evidence}; {advice}"
 
 
+def _is_other(path: Path) -> bool:
+    """Whether a file is sound but no model; a damaged one may have been one."""
+    try:
+        with open_weights(path) as file:
+            return kind_of({name: info.shape for name, info in file.header.items()}).kind != "model"
+    except FileError:
+        return False
+
+
 def _near(path: Path) -> str:
+    if is_diffusers_folder(path.parent):
+        return f"; it is a part of the model {shown(path.parent)}, so give that folder"
     inner = sorted(p.parent.name for p in path.glob("*/model_index.json"))
-    weights = sorted(p.name for p in path.glob("*.safetensors"))
+    weights = sorted(p.name for p in path.glob("*.safetensors") if not _is_other(p))
     if inner or weights:
         return f"; did you mean {shown(path / (inner or weights)[0])}?"
     return "; give a Diffusers folder or a weights file"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from safelight.checkpoints.keymap import Shape
-from safelight.checkpoints.measure_unet import Shapes
+from safelight.checkpoints.measure_unet import Shapes, check_groups
 from safelight.errors import CheckpointError
 from safelight.models.autoencoder import AutoencoderConfig
 
@@ -32,7 +32,7 @@ def measured_autoencoder(shapes: Shapes) -> AutoencoderConfig:
     """The config that fits these tensors, in the original layout or with Diffusers' names.
 
     The group norms have 32 groups, which leave no trace in the shapes.
-    Raises CheckpointError if the tensors do not make an autoencoder.
+    Raises CheckpointError if the tensors do not make an autoencoder, or one of another number.
     """
     for naming in _NAMINGS:
         if naming.block.format(0, 0) + ".conv1.weight" in shapes:
@@ -44,6 +44,7 @@ def _measured(shapes: Shapes, naming: _Naming) -> AutoencoderConfig:
     widths: list[int] = []
     while (last := naming.block.format(len(widths), 0) + ".conv2.weight") in shapes:
         widths.append(shapes[last][0])
+    check_groups(widths, "autoencoder")
     layers = 0
     while naming.block.format(0, layers) + ".conv1.weight" in shapes:
         layers += 1

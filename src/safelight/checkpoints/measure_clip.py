@@ -76,10 +76,16 @@ def measured_clip(shapes: Shapes, *, projection: bool) -> MeasuredClip:
         layers += 1
     if not layers or mlp not in shapes or len(tokens) != 2:
         raise CheckpointError("the text encoder has no layers; the file is incomplete")
+    heads = max(1, tokens[1] // 64)
+    if tokens[1] % heads:
+        raise CheckpointError(
+            f"the text encoder is {tokens[1]} wide, which is no multiple of 64, and shapes do not "
+            "tell its number of heads; give it as a Diffusers folder, whose config.json does"
+        )
     config = ClipTextConfig(
         layers=layers,
         width=tokens[1],
-        heads=max(1, tokens[1] // 64),
+        heads=heads,
         mlp_width=shapes[mlp][0],
         activation="quick_gelu" if naming != "open_clip" and tokens[1] <= 768 else "gelu",
         projection=(projected or tokens[1]) if projection else None,

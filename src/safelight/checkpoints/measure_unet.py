@@ -1,6 +1,6 @@
 """The config of a U-Net, read from the names and shapes of the original layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from safelight.checkpoints.keymap import Shape
@@ -8,6 +8,7 @@ from safelight.errors import CheckpointError
 from safelight.models.unet import UNetConfig, heads_of_width
 
 Shapes = Mapping[str, Shape]
+GROUPS = 32  # of the group norms in every published model
 
 
 def measured_unet(shapes: Shapes) -> UNetConfig:
@@ -16,13 +17,14 @@ def measured_unet(shapes: Shapes) -> UNetConfig:
     Two things leave no trace in the shapes. The number of heads follows the published families:
     8 where the transformers' projections are convolutions (SD 1.x) or noise levels are known (x4
     upscaler), else heads of 64 channels. The group norms have 32 groups.
-    Raises CheckpointError if the tensors do not make a U-Net.
+    Raises CheckpointError if the tensors do not make a U-Net, or one of another number of groups.
     """
     widths, depths = _way_down(shapes)
     noise_levels = _dim(shapes, "label_emb.weight", 0)
     linear = len(_projection(shapes)) == 2
     eight = noise_levels is not None or not linear
     first = shapes["input_blocks.0.0.weight"]
+    check_groups(widths, "U-Net")
     cond_proj = _dim(shapes, "time_embed.cond_proj.weight", 1)
     vector_width = _dim(shapes, "label_emb.0.0.weight", 1)
     return UNetConfig(
@@ -41,6 +43,17 @@ def measured_unet(shapes: Shapes) -> UNetConfig:
         noise_levels=noise_levels,
         guidance_width=cond_proj,
     )
+
+
+def check_groups(widths: Sequence[int], what: str) -> None:
+    """Raise CheckpointError for widths that 32 groups do not divide: then nobody knows how many."""
+    for level, width in enumerate(widths):
+        if width % GROUPS:
+            raise CheckpointError(
+                f"the {what} has {width} channels at level {level}, which {GROUPS} groups do not "
+                "divide, and shapes do not tell the number of groups of its norms; give it as a "
+                "Diffusers folder, whose config.json does"
+            )
 
 
 def _way_down(shapes: Shapes) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from safelight.checkpoints.json_object import Json, JsonObject
+from safelight.checkpoints.json_object import Json, JsonObject, naming
 from safelight.errors import CheckpointError
 from safelight.models.autoencoder import AutoencoderConfig, CodecConfig, PerChannel
 from safelight.models.clip import ClipTextConfig
@@ -51,17 +51,18 @@ def vae_from_json(json: JsonObject) -> VaeJson:
             raise CheckpointError(
                 f"{json.source}: {name} are {shown(json.values[name])}; only {block} is supported"
             )
-    config = AutoencoderConfig(
-        in_channels=json.whole("in_channels", 3),
-        out_channels=json.whole("out_channels", 3),
-        latent_channels=json.whole("latent_channels", 4),
-        widths=widths,
-        layers=json.whole("layers_per_block", 1),
-        groups=json.whole("norm_num_groups", 32),
-        mid_attention=json.flag("mid_block_add_attention", True),
-        quant_conv=json.flag("use_quant_conv", True),
-        post_quant_conv=json.flag("use_post_quant_conv", True),
-    )
+    with naming(json):
+        config = AutoencoderConfig(
+            in_channels=json.whole("in_channels", 3),
+            out_channels=json.whole("out_channels", 3),
+            latent_channels=json.whole("latent_channels", 4),
+            widths=widths,
+            layers=json.whole("layers_per_block", 1),
+            groups=json.whole("norm_num_groups", 32),
+            mid_attention=json.flag("mid_block_add_attention", True),
+            quant_conv=json.flag("use_quant_conv", True),
+            post_quant_conv=json.flag("use_post_quant_conv", True),
+        )
     return VaeJson(config, *_scale_and_shift(json))
 
 

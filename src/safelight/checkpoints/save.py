@@ -18,6 +18,7 @@ from safelight.families import Family
 from safelight.model import Model
 from safelight.models.autoencoder import Autoencoder
 from safelight.models.taesd import TinyAutoencoder
+from safelight.writing import make_folder
 
 Layout = Literal["diffusers", "ldm"]
 
@@ -31,7 +32,8 @@ def save(
 ) -> None:
     """Write a model as a Diffusers folder or as one safetensors file of the original layout.
 
-    dtype None keeps the types in memory. A folder must be new or empty, a file is replaced.
+    dtype None keeps the types in memory. A folder must be new or empty, a file is replaced; missing
+    folders above it are made.
     Raises OutputError if it cannot be written, and then nothing is; RequestError for a name or a
     layout that cannot hold the model.
     """
@@ -67,6 +69,7 @@ def convert(
                 ema=ema,
                 variant=variant,
                 own_vae=vae is None,
+                use="convert",
             )
         )
         if vae is not None:
@@ -94,6 +97,7 @@ def _write(
     stocks: list[Stock], family: Family, path: Path, layout: Layout, dtype: torch.dtype | None
 ) -> None:
     if layout == "diffusers":
+        make_folder(path.parent)
         write_diffusers(stocks, family, path, dtype=dtype)
     elif layout == "ldm":
         write_original(stocks, family, path, dtype=dtype)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from safelight.checkpoints.finite import check_cast
 from safelight.checkpoints.keymap import KeyMap, Link, Row
 from safelight.checkpoints.parts import Part, PartConfig, Role, shapes_of
 from safelight.checkpoints.weight_file import TensorInfo
@@ -57,6 +58,13 @@ def _entry(stock: Stock, link: Link, prefix: str, dtype: torch.dtype | None) -> 
     kind = dtype or infos[0].dtype
 
     def make() -> Tensor:
-        return link.op.to_theirs([stock.read(name).to(kind) for name in link.ours])
+        return link.op.to_theirs([_cast(stock, name, kind) for name in link.ours])
 
     return Entry(prefix + link.theirs, link.op.shape([info.shape for info in infos]), kind, make)
+
+
+def _cast(stock: Stock, name: str, dtype: torch.dtype) -> Tensor:
+    tensor = stock.read(name)
+    cast = tensor.to(dtype)
+    check_cast(name, tensor, cast, stock.role)
+    return cast

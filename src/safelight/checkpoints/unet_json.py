@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from safelight.checkpoints.json_object import Json, JsonObject
+from safelight.checkpoints.json_object import Json, JsonObject, naming
 from safelight.errors import CheckpointError
 from safelight.families import without_idle_options
 from safelight.models.unet import UNetConfig
@@ -52,30 +52,35 @@ def unet_from_json(json: JsonObject) -> UNetConfig:
     implied = tuple((level[0],) * (len(level) + 1) for level in reversed(depths))
     even = all(len(set(level)) == 1 for level in depths)
     vector_width, vector_module, noise_levels = _embeddings(json)
-    config = UNetConfig(
-        in_channels=json.whole("in_channels", 4),
-        out_channels=json.whole("out_channels", 4),
-        channels=channels,
-        depths=depths,
-        up_depths=None if even and up_depths == implied else up_depths,
-        mid_depth=_mid_depth(json),
-        # The field's name is a mistake of 2022: it holds the number of heads.
-        heads=_wholes(
-            json,
-            "num_attention_heads" if json.has("num_attention_heads") else "attention_head_dim",
-            levels,
-            8,
-        ),
-        context_width=_context_width(json, levels),
-        linear_projection=json.flag("use_linear_projection", False),
-        cross_only_levels=_cross_only_levels(json, levels),
-        vector_width=vector_width,
-        vector_module=vector_module,
-        noise_levels=noise_levels,
-        guidance_width=json.whole("time_cond_proj_dim") if json.has("time_cond_proj_dim") else None,
-        groups=json.whole("norm_num_groups", 32),
-        norm_eps=json.number("norm_eps", 1e-5),
-    )
+    guidance_width = json.whole("time_cond_proj_dim") if json.has("time_cond_proj_dim") else None
+    groups = json.whole("norm_num_groups", 32)
+    if not groups:
+        raise CheckpointError(f"{json.source}: norm_num_groups is 0; expected 1 or more")
+    with naming(json):
+        config = UNetConfig(
+            in_channels=json.whole("in_channels", 4),
+            out_channels=json.whole("out_channels", 4),
+            channels=channels,
+            depths=depths,
+            up_depths=None if even and up_depths == implied else up_depths,
+            mid_depth=_mid_depth(json),
+            # The field's name is a mistake of 2022: it holds the number of heads.
+            heads=_wholes(
+                json,
+                "num_attention_heads" if json.has("num_attention_heads") else "attention_head_dim",
+                levels,
+                8,
+            ),
+            context_width=_context_width(json, levels),
+            linear_projection=json.flag("use_linear_projection", False),
+            cross_only_levels=_cross_only_levels(json, levels),
+            vector_width=vector_width,
+            vector_module=vector_module,
+            noise_levels=noise_levels,
+            guidance_width=guidance_width,
+            groups=groups,
+            norm_eps=json.number("norm_eps", 1e-5),
+        )
     return without_idle_options(config)
 
 
@@ -87,6 +92,7 @@ def unet_to_json(
     sample_size: side of the pictures it was trained on, in latents. size_width: of the sinusoid of
     each size in the vector.
     """
+    config = without_idle_options(config)  # as it is read back
     even = all(len(set(level)) == 1 for level in config.depths)
     mids = {None: None, 0: "UNetMidBlock2D"}
     uneven = config.up_depths is not None

@@ -13,6 +13,7 @@ from safelight.checkpoints.measure_autoencoder import measured_autoencoder
 from safelight.checkpoints.model_json import VaeJson, vae_from_json
 from safelight.checkpoints.parts import Part, Selection
 from safelight.checkpoints.rows_autoencoder import autoencoder_rows, diffusers_autoencoder_rows
+from safelight.checkpoints.stored_config import stored_configs
 from safelight.checkpoints.taesd_file import measured_tiny, tiny_tensors, with_both_halves
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError, FileError
@@ -122,17 +123,22 @@ def _from_file(file: WeightFile) -> FoundVae:
     for root in _ROOTS:
         if f"{root}encoder.conv_in.weight" in file.header:
             tensors = vae_tensors(file, root)
-            config = measured_autoencoder(tensors.shapes)
-            vae = _stated_beside(file.path, VaeJson(config, None, None))
-            return FoundVae(vae, vae_part(tensors, config), file, (file.path,))
+            configs = stored_configs(file)
+            own = "vae" in configs
+            vae = vae_from_json(configs["vae"]) if own else _beside(file.path, tensors)
+            return FoundVae(vae, vae_part(tensors, vae.config), file, (file.path,))
     what = "a model without an autoencoder" if found.kind == "model" else found.evidence
     raise CheckpointError(f"this is no autoencoder ({what}); give a VAE file or folder")
 
 
-def _stated_beside(path: Path, measured: VaeJson) -> VaeJson:
-    """Scale and shift from a config.json beside a file that Diffusers wrote, if it is its own."""
+def _beside(path: Path, tensors: Selection) -> VaeJson:
+    """What the shapes tell, with groups, scale and shift of a config.json beside, if it fits them.
+
+    Only a file that Diffusers named belongs to the config.json beside it.
+    """
     beside = path.with_name("config.json")
-    if path.name.partition(".")[0] != STEM or not beside.is_file():
-        return measured
-    stated = vae_from_json(read_object(beside))
-    return replace(stated, config=measured.config) if stated.config == measured.config else measured
+    if path.name.partition(".")[0] == STEM and beside.is_file():
+        stated = vae_from_json(read_object(beside))
+        if vae_part(tensors, stated.config).report().sound:
+            return stated
+    return VaeJson(measured_autoencoder(tensors.shapes), None, None)

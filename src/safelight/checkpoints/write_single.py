@@ -23,6 +23,7 @@ from safelight.models.autoencoder import AutoencoderConfig
 from safelight.models.clip import ClipTextConfig
 from safelight.models.unet import UNetConfig
 from safelight.printable import shown
+from safelight.writing import make_folder
 
 # As Stability AI's model spec calls them.
 _ARCHITECTURES = {
@@ -50,6 +51,7 @@ def write_original(
     for stock in stocks:
         prefix, open_clip = prefixes[stock.role]
         out += entries(stock, _rows(stock, open_clip=open_clip), prefix=prefix, dtype=dtype)
+    make_folder(path.parent)
     write_safetensors(path, [*out, *_marks(family)], _metadata(stocks, family))
 
 

@@ -25,6 +25,7 @@ NAMES: Mapping[str, Setting] = {
     if flag.startswith("--") and setting.field not in ONE_A_CELL
 }
 FILES = ("model", "vae")
+OF_SEVERAL = {"freeu": "1.5,1.6,0.9,0.2", "crop": "0,64"}  # settings of several numbers
 VALUE_LIMIT = 1000
 
 
@@ -90,6 +91,12 @@ def axis(text: str) -> Axis:
     expanded = [value for part in _parts(values) for value in _values(part, kind)]
     if not any(value.strip() for value in expanded):
         raise RequestError(f"the axis {name} has no values; write {name}=VALUE,VALUE,...")
+    if name in OF_SEVERAL and not any("," in value for value in expanded):
+        example = OF_SEVERAL[name]
+        raise RequestError(
+            f"each value of the axis {name} holds commas itself, so quote it: "
+            f"'{name}=\"{example}\"'; got {text!r}."
+        )
     return Axis(name, tuple(expanded))
 
 

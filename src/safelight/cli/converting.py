@@ -40,7 +40,7 @@ def convert_model(
         target,
         chosen,
         dtype=None if dtype is None else DTYPES[dtype],
-        vae=None if vae is None else find_model(vae),
+        vae=None if vae is None else find_model(vae, what="autoencoder"),
         ema=ema,
         variant=variant,
         prediction=prediction,

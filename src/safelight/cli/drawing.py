@@ -15,7 +15,7 @@ from safelight.cli.display import Display
 from safelight.cli.telling import Told
 from safelight.engines.sentinel import watch
 from safelight.model import Model
-from safelight.tasks.generate import Progress, decoded, generate
+from safelight.tasks.generate import Progress, batch_limit, decoded, generate, settled
 from safelight.tasks.loading import Models
 from safelight.tasks.picture import Picture, to_uint8
 from safelight.tasks.request import Request
@@ -36,6 +36,8 @@ def draw(
         for request in requests:
             display.reading(request)
             model = models.of(request)
+            with display.paused():
+                told.tell(apart(request, model))
             display.drawing(request)
             previews = Previews(wanted=save_steps)
 
@@ -50,6 +52,19 @@ def draw(
                     report(picture, path, told, as_json=as_json)
                 saved.append(path)
     return saved
+
+
+def apart(request: Request, model: Model) -> list[str]:
+    """What to say of a --batch whose pictures are computed one at a time."""
+    (first,) = settled(request.replace(count=1, batch=1), model)
+    if request.batch == 1 or batch_limit(first.replace(batch=request.batch)) > 1:
+        return []
+    if not first.exact:
+        return [f"--batch {request.batch} does nothing: {request.sampler} draws pictures apart."]
+    return [
+        f"--batch {request.batch} does nothing: pictures are computed one at a time, so that each "
+        "has the same bits in any batch; --no-exact computes them together."
+    ]
 
 
 def report(picture: Picture, path: Path, told: Told, *, as_json: bool) -> None:

@@ -22,7 +22,9 @@ OUT = Path("out")
 
 @takes_settings
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)] = "",
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to draw; '' draws without a text.")
+    ] = None,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="A folder, or the file of a single picture."),

@@ -22,12 +22,13 @@ OUT = Path("out")
 
 @takes_settings
 def grid(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)] = "",
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     x: Annotated[
-        str | None, typer.Option("-x", help="Columns: NAME=VALUE,VALUE,... with an option's name.")
+        list[str] | None,
+        typer.Option("-x", help="Columns: NAME=VALUE,VALUE,... with an option's name."),
     ] = None,
-    y: Annotated[str | None, typer.Option("-y", help="Rows.")] = None,
-    z: Annotated[str | None, typer.Option("-z", help="Sheets.")] = None,
+    y: Annotated[list[str] | None, typer.Option("-y", help="Rows.")] = None,
+    z: Annotated[list[str] | None, typer.Option("-z", help="Sheets.")] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The PNG file to write, or a folder.")
     ] = OUT,
@@ -50,7 +51,7 @@ def grid(
     each. All cells have the same seed unless an axis says otherwise. Each cell's recipe is in the
     sheet: `safelight replay sheet.png --cell 2,3`.
     """
-    from safelight.cli.griddrawing import draw_grid
+    from safelight.cli.griddrawing import draw_grid, the_only
     from safelight.cli.wishes import Wishes
 
     wishes = Wishes(
@@ -62,4 +63,5 @@ def grid(
         wildcards=wildcards,
         dynamic=dynamic,
     )
-    draw_grid(wishes, [x, y, z], out=out, cells=cells, metadata=metadata, as_json=json)
+    axes = [the_only(given, flag) for given, flag in ((x, "-x"), (y, "-y"), (z, "-z"))]
+    draw_grid(wishes, axes, out=out, cells=cells, metadata=metadata, as_json=json)

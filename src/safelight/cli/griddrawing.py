@@ -44,7 +44,7 @@ def draw_grid(
                 f"every cell is one picture: leave --{name} out, or use -x seed=1-4."
             )
     chosen = [NO_AXIS if text is None else axis(text) for text in axes]
-    base = {"prompt": "", **base_settings(wishes)}
+    base = {"prompt": "", **base_settings(wishes, varied=[axis.name for axis in chosen])}
     grid = grid_of(base, chosen[0], chosen[1], chosen[2], wording_of(wishes))
     paths = sheet_paths(out, len(grid.requests))
     requests = [request for page in grid.requests for row in page for request in row]
@@ -78,6 +78,16 @@ def draw_grid(
                 raise OutputError(f"{taken(path)}.") from None
             with display.paused():
                 _report(path, page, saved, as_json=as_json)
+
+
+def the_only(given: Sequence[str] | None, flag: str) -> str | None:
+    """The axis of a flag, None where not given. Raises RequestError for several."""
+    if given and len(given) > 1:
+        raise RequestError(
+            f"{flag} is given {len(given)} times, and a sheet has one axis each way; "
+            "use -x for columns, -y for rows and -z for sheets."
+        )
+    return given[0] if given else None
 
 
 def grid_of(base: Mapping[str, object], x: Axis, y: Axis, z: Axis, wording: Wording) -> Grid:

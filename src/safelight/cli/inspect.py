@@ -25,10 +25,12 @@ def inspect(
     Of a picture: the settings it carries, whatever program drew it.
     """
     from safelight.checkpoints.library import find_model
-    from safelight.cli.inspecting import is_picture, show_picture, show_weights
+    from safelight.cli.inspecting import check_picture, is_picture, show_picture, show_weights
 
     path = Path(file)
     if is_picture(path):
         show_picture(path, as_json=json)
     else:
-        show_weights(find_model(file), variant=variant, hashes=hashes, as_json=json)
+        check_picture(path)
+        found = find_model(file, what="file")
+        show_weights(found, variant=variant, hashes=hashes, as_json=json)

@@ -12,14 +12,18 @@ from rich.text import Text
 from safelight.checkpoints.inspect import Inspection, PartInspection
 from safelight.checkpoints.inspect import inspect as inspected
 from safelight.cli.telling import console, tell
+from safelight.errors import FileError
 from safelight.printable import shown
 from safelight.tasks.grid import KEY, recipes_of
 from safelight.tasks.metadata.infotext import infotext
 from safelight.tasks.metadata.reader import Found, settings_of
 from safelight.tasks.picture import OpenedPicture, open_picture
 from safelight.tasks.recipe import Recipe, pixels_sha256
+from safelight.tasks.request import Request
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+ALWAYS = ("width", "height", "seed", "steps", "sampler", "schedule", "cfg_scale")
 NAMES = 6  # of tensors that are listed
 
 
@@ -30,6 +34,14 @@ def is_picture(path: Path) -> bool:
             return path.is_file() and file.read(8).startswith(MAGIC)
     except (OSError, ValueError):
         return False
+
+
+def check_picture(path: Path) -> None:
+    """Raise FileError for a file that is named as a picture but does not begin as one."""
+    if path.suffix.lower() in SUFFIXES and path.is_file() and not is_picture(path):
+        raise FileError(
+            f"{shown(path)} is not a picture: it does not begin as a PNG, JPEG or WebP does."
+        )
 
 
 # -- weights ---------------------------------------------------------------------------------------
@@ -58,7 +70,7 @@ def _facts(seen: Inspection) -> Iterator[tuple[str, str]]:
     yield "file", seen.path
     yield "kind", f"{seen.kind} {seen.made_for}".strip()
     yield "family", seen.label or ""
-    yield "because", seen.reason
+    yield "because", seen.reason.removeprefix(f"{seen.label}: ")
     yield "layout", seen.layout or ""
     if seen.prediction:
         terminal = ", zero terminal SNR" * seen.zero_terminal_snr
@@ -115,9 +127,16 @@ def show_picture(path: Path, *, as_json: bool) -> None:
     if found.recipe is not None:
         told.print(Text(shown_lines(infotext(found.recipe))))
     elif found.request is not None:
-        settings = found.request.model_dump(mode="json", exclude_defaults=True)
-        _lines(told, ((name, str(value)) for name, value in settings.items()))
+        _lines(told, _stated(found.request))
     tell(found.notes)
+
+
+def _stated(request: Request) -> Iterator[tuple[str, str]]:
+    """What was read, in the order of a request; the main settings also where they are usual."""
+    told = request.model_dump(mode="json", exclude_defaults=True)
+    for name, value in request.model_dump(mode="json").items():
+        if name in told or (name in ALWAYS and value is not None):
+            yield name, str(value)
 
 
 def _picture_facts(opened: OpenedPicture, found: Found) -> Iterator[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 import importlib
 import os
+import signal
 import sys
 from contextlib import suppress
 from difflib import get_close_matches
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from typer._click import HelpFormatter
 
-from safelight.errors import SafelightError
+from safelight.errors import RequestError, SafelightError
 
 VERBS: dict[str, str] = {
     "generate": "Draw pictures from a text.",
@@ -92,17 +94,23 @@ def safelight(
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; the process ends with 0, 1 (failure), 2 (wrong input), 130 (Ctrl-C)."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: list[str]) -> int:
     """The exit code of one command line. Errors are one line on stderr, never a traceback."""
+    _say_everything()
     if os.environ.get("SAFELIGHT_DEBUG"):
         return _invoke(argv)
     try:
         return _invoke(argv)
     except typer.TyperException as error:
         return _usage(error, argv)
+    except RequestError as error:
+        from safelight.cli.options import in_flags
+
+        return _fail(in_flags(str(error)), error.exit_code)
     except SafelightError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -126,6 +134,10 @@ def _usage(error: typer.TyperException, argv: list[str]) -> int:
     message = error.format_message().rstrip(".")
     if "unexpected extra argument" in message and verb in SPOKEN:
         message += "; a prompt of several words needs quotation marks around it"
+    if verb in SPOKEN and any(a.startswith("-") and " " in a and "=" not in a for a in argv):
+        message += (
+            f'; write -- before a prompt that begins with a dash: safelight {verb} -- "-a cat"'
+        )
     where = f"safelight {verb} --help" if verb else "safelight --help"
     return _fail(f"{message} (see {where})", 2)
 
@@ -138,6 +150,18 @@ def _invoke(argv: list[str]) -> int:
     except typer.Exit as end:
         return end.exit_code
     return 0
+
+
+def _terminated(*_: object) -> None:
+    """End as Ctrl-C does: what was begun is taken away, what is finished stays."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _say_everything() -> None:
+    """Let a terminal that lacks a character show its number instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -63,8 +63,9 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting("negative_prompt", ("--negative", "-n"), str, "What the picture should not show.", PROMPT),
     Setting("dialect", ("--dialect",), str, "a1111 (default), comfy, compel or plain.", PROMPT),
-    Setting("emphasis", ("--emphasis",), str, "How weights act: original (default), no norm, ignore, none.", PROMPT),
+    Setting("emphasis", ("--emphasis",), str, "How weights act: original (default), no norm, ignore, none, comfy or compel.", PROMPT),
     Setting("clip_skip", ("--clip-skip",), int, "Take the text from the n-th last layer.", PROMPT),
+    Setting("force_clip_skip", ("--force-clip-skip/--no-force-clip-skip",), bool, "Let clip skip act on SDXL, too.", PROMPT),
     Setting("comma_backtrack", ("--comma-backtrack",), int, "How far back a full chunk may end at a comma [20].", PROMPT),
     Setting("max_chunks", ("--max-chunks",), int, "Refuse prompts of more chunks of 75 tokens [64].", PROMPT),
     Setting("steps", ("--steps", "-s"), int, "Sampling steps [20].", DRAWING),
@@ -89,18 +90,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("resize_from", ("--resize-from",), str, "WIDTHxHEIGHT of another size, whose noise fills the centre.", SEEDS),
     Setting("noise_source", ("--noise",), str, "cpu (default), or nv: as an NVIDIA GPU draws it.", SEEDS),
     Setting("ensd", ("--ensd",), int, "Eta noise seed delta [0].", SEEDS),
-    Setting("start", ("--start",), str, "First noise as a1111 (default) or diffusers scales it.", SEEDS),
+    Setting("start", ("--start",), str, "First noise scaled as in a1111 (default) or diffusers, or by sigma, or to unit variance.", SEEDS),
     Setting("guidance.rescale", ("--rescale",), float, "Guidance rescale, 0 to 1.", GUIDANCE),
     Setting("guidance.start", ("--guidance-start",), float, "Guide from this fraction of the steps.", GUIDANCE),
     Setting("guidance.end", ("--guidance-end",), float, "Guide until this fraction of the steps.", GUIDANCE),
-    Setting("guidance.thresholding.mimic_scale", ("--mimic-scale",), float, "Dynamic thresholding to this scale's range.", GUIDANCE),
-    Setting("guidance.thresholding.percentile", ("--percentile",), float, "Dynamic thresholding's percentile, 0 to 1.", GUIDANCE),
-    Setting("guidance.apg.norm_threshold", ("--apg",), float, "Adaptive projected guidance with this norm.", GUIDANCE),
-    Setting("guidance.apg.eta", ("--apg-eta",), float, "APG: share of the parallel part.", GUIDANCE),
-    Setting("guidance.apg.momentum", ("--apg-momentum",), float, "APG: momentum.", GUIDANCE),
-    Setting("guidance.pag.scale", ("--pag",), float, "Perturbed-attention guidance scale.", GUIDANCE),
-    Setting("guidance.pag.layers", ("--pag-layers",), list[str], "Where: mid (default), up, down, or module names.", GUIDANCE),
-    Setting("guidance.sag.scale", ("--sag",), float, "Self-attention guidance scale.", GUIDANCE),
+    Setting("guidance.thresholding.mimic_scale", ("--mimic-scale",), float, "Dynamic thresholding to this scale's range; switches it on [7].", GUIDANCE),
+    Setting("guidance.thresholding.percentile", ("--percentile",), float, "Dynamic thresholding's percentile, 0 to 1; switches it on [0.995].", GUIDANCE),
+    Setting("guidance.apg.norm_threshold", ("--apg",), float, "Adaptive projected guidance with this norm; switches it on [15].", GUIDANCE),
+    Setting("guidance.apg.eta", ("--apg-eta",), float, "APG: share of the parallel part; switches APG on [0].", GUIDANCE),
+    Setting("guidance.apg.momentum", ("--apg-momentum",), float, "APG: momentum; switches APG on [-0.5].", GUIDANCE),
+    Setting("guidance.pag.scale", ("--pag",), float, "Perturbed-attention guidance scale; switches it on [3].", GUIDANCE),
+    Setting("guidance.pag.layers", ("--pag-layers",), list[str], "Where: mid (default), up, down, or module names; switches PAG on.", GUIDANCE),
+    Setting("guidance.sag.scale", ("--sag",), float, "Self-attention guidance scale; switches it on.", GUIDANCE),
     Setting("freeu", ("--freeu",), str, "FreeU's b1,b2,s1,s2, such as 1.5,1.6,0.9,0.2.", GUIDANCE),
     Setting("sampler_options.eta", ("--eta",), float, "Share of fresh noise [the sampler's own].", SAMPLING),
     Setting("sampler_options.s_churn", ("--s-churn",), float, "Noise added before steps.", SAMPLING),
@@ -136,6 +137,26 @@ PAIRS = {
     for setting in SETTINGS
     if setting.field == "resize_from" or setting.flags[0].endswith("-size")
 }
+
+
+def in_flags(message: str) -> str:
+    """A message about the fields of a request, with their options' names instead.
+
+    A field of one plain word is one only where a sentence begins with it: "seed must be ...".
+    """
+    names = {setting.field: setting.flags[0].partition("/")[0] for setting in SETTINGS}
+    for setting in SETTINGS:
+        if setting.parameter in PAIRS:
+            names[setting.field] = PAIRS[setting.parameter]
+    names |= {side: f"--size: {side}" for side in ("width", "height")}
+    names |= {f"sizes.crop_{side}": f"--crop: {side}" for side in ("left", "top")}
+    names |= {f"guidance.freeu.{gain}": f"--freeu: {gain}" for gain in ("b1", "b2", "s1", "s2")}
+    for field, flag in names.items():
+        begins = r"(?<![\w.'\"/\\-])" if "_" in field or "." in field else r"(?:^|(?<=[.] ))"
+        message = re.sub(
+            rf"{begins}{re.escape(field)}(?=(?:\.\d+)? (?:must|is|cannot)\b)", flag, message
+        )
+    return message
 
 
 def takes_settings(function: Callable[..., Result]) -> Callable[..., Result]:

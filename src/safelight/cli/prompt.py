@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from safelight.cli.options import Dynamic, StyleNames, Styles, WildcardFolder
+
 
 def prompt(
     text: Annotated[str, typer.Argument(help="The prompt.")],
@@ -21,6 +23,15 @@ def prompt(
     negative: Annotated[
         bool, typer.Option("--as-negative", help="Read it as a negative prompt.")
     ] = False,
+    comma_backtrack: Annotated[
+        int,
+        typer.Option("--comma-backtrack", help="How far back a full chunk may end at a comma."),
+    ] = 20,
+    seed: Annotated[int, typer.Option("--seed", help="The picture whose choices are made.")] = 0,
+    style: StyleNames = None,
+    styles: Styles = None,
+    wildcards: WildcardFolder = None,
+    dynamic: Dynamic = True,
     to: Annotated[
         str | None, typer.Option("--to", help="Write it in another dialect instead.")
     ] = None,
@@ -28,19 +39,29 @@ def prompt(
 ) -> None:
     """Show how a prompt is read: tokens, chunks, weights, schedule.
 
-    With --to it is converted: `safelight prompt "(cat:1.2)" --to compel`.
+    Styles, {a|b} and __name__ are replaced first, as for a picture of --seed. With --to the prompt
+    is converted: `safelight prompt "(cat:1.2)" --to compel`.
     """
-    from safelight.cli.prompting import convert_prompt, show_prompt
+    from safelight.cli.prompting import Source, convert_prompt, show_prompt
 
+    source = Source(
+        text,
+        seed=seed,
+        style_names=tuple(style or ()),
+        styles=styles,
+        wildcards=wildcards,
+        dynamic=dynamic,
+        negative=negative,
+    )
     if to is not None:
-        convert_prompt(text, dialect, to, as_json=json)
+        convert_prompt(source, dialect, to, as_json=json)
         return
     show_prompt(
-        text,
+        source,
         dialect=dialect,
         emphasis=emphasis,
         steps=steps,
         sampler=sampler,
-        negative=negative,
+        comma_backtrack=comma_backtrack,
         as_json=json,
     )

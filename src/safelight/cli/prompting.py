@@ -1,14 +1,18 @@
 """What `safelight prompt` prints."""
 
 import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from safelight.cli.telling import console, tell
+from safelight.cli.wishes import Wishes, refuse_idle_options, wording_of
 from safelight.errors import RequestError
 from safelight.printable import shown
+from safelight.tasks.request import SEED_LIMIT, Request
 from safelight.text.convert import convert
 from safelight.text.inspection import PartInspection, PromptInspection, inspect_prompt
 from safelight.text.report import TextReport, TokenReport
@@ -18,17 +22,63 @@ BAR = 40  # characters of a timeline
 TEXT_LIMIT = 50_000
 
 
+@dataclass(frozen=True)
+class Source:
+    """A prompt as typed, and what becomes of it before it is read."""
+
+    text: str
+    seed: int
+    style_names: tuple[str, ...]
+    styles: Path | None
+    wildcards: Path | None
+    dynamic: bool
+    negative: bool
+
+    def made(self, dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+        """The text that a picture of this seed is drawn from, and a note if it is another.
+
+        Raises RequestError, PromptError or FileError as `safelight generate` does.
+        """
+        request = Request(
+            prompt="" if self.negative else self.text,
+            negative_prompt=self.text if self.negative else "",
+            dialect=dialect,
+            seed=self.seed,
+        )
+        if request.seed == -1:
+            raise RequestError(f"--seed must be from 0 to {SEED_LIMIT - 1}; got -1.")
+        wishes = Wishes(
+            prompt=self.text,
+            settings={},
+            style_names=self.style_names,
+            styles=self.styles,
+            wildcards=self.wildcards,
+            dynamic=self.dynamic,
+        )
+        refuse_idle_options(wishes)
+        (request,) = wording_of(wishes).applied(request)
+        made = request.negative_prompt if self.negative else request.prompt
+        if made == self.text:
+            return made, ()
+        return made, (
+            f"styles and choices are put in as for a picture of seed {self.seed}; another --seed "
+            "may choose otherwise, and --no-dynamic reads {a|b} as text.",
+        )
+
+
 def show_prompt(
-    text: str,
+    source: Source,
     *,
     dialect: str,
     emphasis: str,
     steps: int,
     sampler: str | None,
-    negative: bool,
+    comma_backtrack: int,
     as_json: bool,
 ) -> None:
     """Print how a prompt is read. Raises RequestError for an unknown dialect or sampler."""
+    known = _dialect(dialect)
+    text, notes = source.made(known)
     calls = 1
     if sampler is not None:
         from safelight.diffusion.samplers import resolve_sampler
@@ -37,15 +87,19 @@ def show_prompt(
     seen = inspect_prompt(
         text,
         steps=steps,
-        dialect=_dialect(dialect),
+        dialect=known,
         emphasis=_emphasis(emphasis),
         calls_per_step=calls,
-        negative=negative,
+        negative=source.negative,
+        comma_backtrack=comma_backtrack,
     )
+    seen = replace(seen, notes=(*notes, *seen.notes))
     if as_json:
         print(json.dumps(seen.to_json(), ensure_ascii=False, indent=2))
         return
     told = console()
+    if notes:
+        told.print(Text(shown(text, TEXT_LIMIT), style="bold"))
     for number, part in enumerate(seen.parts, start=1):
         if len(seen.parts) > 1:
             told.print(f"[bold]part {number}[/bold], weight {part.weight:g}")
@@ -55,9 +109,12 @@ def show_prompt(
     tell(seen.notes)
 
 
-def convert_prompt(text: str, source: str, target: str, *, as_json: bool) -> None:
+def convert_prompt(source: Source, dialect: str, target: str, *, as_json: bool) -> None:
     """Print a prompt in another dialect, and what could not be said there."""
-    converted, notes = convert(text, _dialect(source), _dialect(target))
+    known = _dialect(dialect)
+    text, put_in = source.made(known)
+    converted, lost = convert(text, known, _dialect(target))
+    notes = (*put_in, *lost)
     if as_json:
         print(json.dumps({"prompt": converted, "notes": list(notes)}, ensure_ascii=False))
         return

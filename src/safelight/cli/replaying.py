@@ -1,6 +1,7 @@
 """What `safelight replay` does once it is asked to."""
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from safelight.tasks.replay import (
     compared,
     compared_foreign,
     from_settings,
+    hashes_of,
+    hashes_of_recipe,
+    other_files,
     runnable,
     threads_of,
     with_files,
@@ -47,6 +51,7 @@ def replayed(
     if cell is not None:
         recipe, pixels = cell_of(opened, *_place(cell))
         request = with_files(recipe, given, folders)
+        _tell_others(request, hashes_of_recipe(recipe))
         drawn = _drawn(request, out, recipe)
         verdict = compared(recipe, pixels, drawn)
     elif KEY in opened.texts:
@@ -55,15 +60,22 @@ def replayed(
         )
     elif (found := settings_of(opened)).recipe is not None:
         request = with_files(found.recipe, given, folders)
+        _tell_others(request, hashes_of(found))
         drawn = _drawn(request, out, found.recipe)
         verdict = compared(found.recipe, opened.pixels, drawn, kind=opened.kind)
     else:
         tell(found.notes)
         request = from_settings(picture, found, given, folders)
+        _tell_others(request, hashes_of(found))
         drawn = _drawn(request, out, None)
         verdict = compared_foreign(found, opened.pixels, drawn)
     print(json.dumps(verdict.to_json()) if as_json else verdict)
     return 0 if verdict.identical else 1
+
+
+def _tell_others(request: Request, hashes: Mapping[str, str]) -> None:
+    """Say before the drawing, which may take long, that the files are not the picture's."""
+    tell(list(other_files({"model": request.model, "vae": request.vae}, hashes)))
 
 
 def _drawn(request: Request, out: Path | None, recipe: Recipe | None) -> Picture:

@@ -1,7 +1,7 @@
 """From what a command line asked for to requests: --like, prompt files, styles, dynamic prompts."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from safelight.cli.axes import laid_on
 from safelight.cli.missing import must_exist
 from safelight.cli.prompt_lines import lines_of
 from safelight.cli.telling import tell
-from safelight.errors import FileError, RequestError
-from safelight.tasks.metadata.reader import read_settings
+from safelight.errors import FileError, ReplayError, RequestError
+from safelight.tasks.metadata.reader import Found, read_settings
 from safelight.tasks.request import Request
 from safelight.text.dynamic import expand
 from safelight.text.prompt import without_comments
@@ -26,7 +26,7 @@ STYLES = Path("styles.csv")  # A1111's name for it
 class Wishes:
     """What a command line asked for, before it is one or several requests."""
 
-    prompt: str
+    prompt: str | None  # None: not given; "" is a prompt without words
     settings: Mapping[str, object]  # as `Request.parse` takes them
     like: Path | None = None
     prompts: Path | None = None
@@ -80,10 +80,9 @@ class Wording:
 
 def requests_of(wishes: Wishes) -> list[Request]:
     """The requests, in order. Raises RequestError or FileError for what cannot be used."""
-    for useless, why in idle_options(wishes):
-        raise RequestError(f"{useless} does nothing {why}; leave it out.")
+    refuse_idle_options(wishes)
     wording = wording_of(wishes)
-    if not (wishes.prompt or wishes.prompts or wishes.like or wording.styles):
+    if wishes.prompt is None and not (wishes.prompts or wishes.like or wording.styles):
         raise RequestError(
             'say what to draw: safelight generate "a red apple on a blue background"'
         )
@@ -98,9 +97,15 @@ def requests_of(wishes: Wishes) -> list[Request]:
     return [single for request in requests for single in wording.applied(request)]
 
 
+def refuse_idle_options(wishes: Wishes) -> None:
+    """Raises RequestError for an option that would do nothing."""
+    for useless, why in idle_options(wishes):
+        raise RequestError(f"{useless} does nothing {why}; leave it out.")
+
+
 def idle_options(wishes: Wishes) -> Iterator[tuple[str, str]]:
     """Options that another one, or the lack of one, keeps from doing anything."""
-    if wishes.prompt and wishes.prompts:
+    if wishes.prompt is not None and wishes.prompts:
         yield "the prompt", "beside --prompts, whose lines are the prompts"
     if wishes.wildcards and not wishes.dynamic:
         yield "--wildcards", "with --no-dynamic"
@@ -111,8 +116,12 @@ def idle_options(wishes: Wishes) -> Iterator[tuple[str, str]]:
         yield "--subseed", "without --subseed-strength"
 
 
-def base_settings(wishes: Wishes) -> dict[str, object]:
-    """Settings of --like, overlaid by what the command line says."""
+def base_settings(wishes: Wishes, *, varied: Collection[str] = ()) -> dict[str, object]:
+    """Settings of --like, overlaid by what the command line says.
+
+    Files that an axis of a grid gives, by its name in `varied`, are not looked for. Raises
+    FileError for a picture without settings, or whose model is not here.
+    """
     settings: dict[str, object] = {}
     if wishes.like is not None:
         found = read_settings(must_exist(wishes.like, "picture"))
@@ -120,14 +129,28 @@ def base_settings(wishes: Wishes) -> dict[str, object]:
         if found.request is None:
             raise FileError(f"{wishes.like} carries no settings to start from.")
         settings = found.request.model_dump(mode="json", exclude_defaults=True)
-        for role in FILES:  # a picture names files without their folders: they may lie beside it
-            beside = wishes.like.parent / str(settings.get(role, ""))
-            if role in settings and beside.exists():
-                settings[role] = str(beside)
+        needed = [role for role in FILES if role not in wishes.settings and role not in varied]
+        settings |= _files_of(wishes.like, found, needed)
     settings = laid_on(settings, wishes.settings)
-    if wishes.prompt:
+    if wishes.prompt is not None:
         settings["prompt"] = wishes.prompt
     return settings
+
+
+def _files_of(picture: Path, found: Found, roles: Sequence[str]) -> dict[str, str]:
+    """Where the files are that a picture names, looked for as `safelight replay` does."""
+    from safelight.tasks.replay import hashes_of, located, other_files
+
+    hashes, folders, files = hashes_of(found), (picture.parent, Path()), dict[str, str]()
+    for role in roles:
+        name = getattr(found.request, role)
+        if name is not None:
+            try:
+                files[role] = str(located(role, name, hashes.get(role), folders))
+            except ReplayError as error:
+                raise FileError(f"--like {picture}: {error}") from None
+    tell(list(other_files(files, hashes)))
+    return files
 
 
 def wording_of(wishes: Wishes) -> Wording:
@@ -136,7 +159,8 @@ def wording_of(wishes: Wishes) -> Wording:
     Choices of a prompt that comes from --like were made when its picture was drawn.
     """
     lists = None if wishes.wildcards is None else Wildcards.of(wishes.wildcards)
-    written = bool(wishes.prompt or wishes.prompts or "negative_prompt" in wishes.settings)
+    spoken = wishes.prompt is not None or wishes.prompts is not None
+    written = spoken or "negative_prompt" in wishes.settings
     dynamic = wishes.dynamic and (wishes.like is None or written)
     return Wording(tuple(_styles(wishes)), lists, dynamic)
 
@@ -144,7 +168,13 @@ def wording_of(wishes: Wishes) -> Wording:
 def _styles(wishes: Wishes) -> Sequence[Style]:
     if not wishes.style_names:
         return ()
-    path = must_exist(wishes.styles or STYLES, "table of styles (see --styles)")
+    if wishes.styles is None and not STYLES.exists():
+        raise FileError(
+            f"there is no table of styles to take {wishes.style_names[0]!r} from: no {STYLES} is "
+            "in this folder; give one with --styles FILE.csv, of columns name,prompt,"
+            "negative_prompt."
+        )
+    path = must_exist(wishes.styles or STYLES, "table of styles")
     table = read_styles(path)
     unknown = [name for name in wishes.style_names if name not in table]
     if unknown:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.errors import RequestError
+from safelight.errors import CheckpointError, RequestError
 from safelight.models.attention import attend
 from safelight.models.layers import Conv2d, Downsample, GroupNorm, Linear, ResBlock, Upsample
 from safelight.models.tiling import Bands, Tiling, by_bands, by_tiles
@@ -27,7 +27,10 @@ _EPS = 1e-6  # of every group norm here; the U-Net's are 1e-5
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The shape of a KL autoencoder: one level for each width, each half the size of the last."""
+    """The shape of a KL autoencoder: one level for each width, each half the size of the last.
+
+    Raises CheckpointError if the groups do not divide the widths.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
@@ -38,6 +41,14 @@ class AutoencoderConfig:
     mid_attention: bool = True
     quant_conv: bool = True
     post_quant_conv: bool = True
+
+    def __post_init__(self) -> None:
+        odd = [width for width in self.widths if self.groups < 1 or width % self.groups]
+        if odd or not self.widths:
+            raise CheckpointError(
+                "an autoencoder cannot be built from these sizes: "
+                + (f"{odd[0]} channels are no multiple of {self.groups} groups" if odd else "none")
+            )
 
     @property
     def factor(self) -> int:

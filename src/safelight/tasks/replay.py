@@ -127,8 +127,7 @@ def with_files(recipe: Recipe, given: Mapping[str, Path], folders: Iterable[Path
 
     Raises ReplayError for a file that is not found.
     """
-    hashes = {file.role: file.sha256 for file in recipe.files}
-    return _located(recipe.request, given, folders, hashes)
+    return _located(recipe.request, given, folders, hashes_of_recipe(recipe))
 
 
 def from_settings(
@@ -144,8 +143,33 @@ def from_settings(
     request = found.request.replace(count=1)
     if request.model is None and "model" not in given:
         raise ReplayError(f"{picture} does not say which model drew it; give it with --model PATH.")
+    return _located(request, given, folders, hashes_of(found))
+
+
+def hashes_of_recipe(recipe: Recipe) -> dict[str, str]:
+    """The SHA-256 of the files that a recipe names, by role."""
+    return {file.role: file.sha256 for file in recipe.files}
+
+
+def hashes_of(found: Found) -> dict[str, str]:
+    """The SHA-256, or its beginning, of the files that a picture names, as far as it tells."""
+    if found.recipe is not None:
+        return hashes_of_recipe(found.recipe)
     wanted = _hash_of(found)
-    return _located(request, given, folders, {"model": wanted} if wanted else {})
+    return {"model": wanted} if wanted else {}
+
+
+def other_files(files: Mapping[str, str | None], hashes: Mapping[str, str]) -> Iterator[str]:
+    """What to say of the files, by role, that are others than those with these hashes."""
+    for role, name in files.items():
+        wanted = hashes.get(role)
+        if name is None or wanted is None or not Path(name).is_file():
+            continue
+        if not (own := sha256(Path(name))).startswith(wanted):
+            yield (
+                f"the file for {role} is another: the picture names sha256 {wanted[:12]}..., and "
+                f"{name} has {own[:12]}...; drawing with it."
+            )
 
 
 def located(role: str, name: str, wanted: str | None, folders: Iterable[Path]) -> Path:

@@ -230,6 +230,7 @@ class Request(Settings):
     comma_backtrack: Annotated[int, Field(ge=0, le=74), NUMBER] = 20
     max_chunks: Annotated[int, Field(ge=1, le=1024), NUMBER] = 64
     clip_skip: Annotated[int, Field(ge=1, le=64), NUMBER] | None = None
+    force_clip_skip: bool = False  # SDXL's encoders, too, which A1111 moves only if asked
 
     model: FileName | None = None
     vae: FileName | None = None

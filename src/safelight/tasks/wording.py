@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from torch import nn
 
 from safelight.condition import Condition
+from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.sentinel import Sentinel
 from safelight.errors import RequestError
 from safelight.model import Model
-from safelight.tasks.request import Request, Sizes
+from safelight.tasks.request import Guidance, Request, Sizes
 from safelight.tasks.steering import needs_negative
 from safelight.text.conditioner import ROWS
 from safelight.text.prompt import Prompt, parse_prompt
-from safelight.text.spec import Size
+from safelight.text.spec import Size, VectorKind
+
+RESTARTS_FROM = 20  # steps; with fewer `diffusion.samplers.restart` has none to spare
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> 
             f"{network} was not applied: this version draws without extra networks."
             for network in positive.networks
         ),
-        *unused(request, model, positive),
+        *unused(request, model, positive, steps),
     ]
     for name, prompt in (("", positive), ("negative prompt: ", negative)):
         for text in prompt.texts:
@@ -64,22 +67,72 @@ def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> 
                 dialect=request.dialect,
                 emphasis=request.emphasis,
                 clip_skip=request.clip_skip,
+                force_clip_skip=request.force_clip_skip,
                 comma_backtrack=request.comma_backtrack,
             )
             warnings += [name + note for note in report.notes if note not in warnings]
     return Wording(positive, negative, tuple(dict.fromkeys(warnings)))
 
 
-def unused(request: Request, model: Model, positive: Prompt) -> Iterator[str]:
-    """What is said in a request and has no say in its picture."""
+def unused(request: Request, model: Model, positive: Prompt, steps: int) -> Iterator[str]:
+    """What is said in a request and has no say in its picture of so many steps."""
     told_the_scale = model.family.backbone.guidance_width is not None
     scale = 1.0 if told_the_scale else request.cfg_scale
     negated = needs_negative(scale, [part.weight for part in positive.parts])
     if request.negative_prompt.strip() and not negated:
         why = "with this model, which is told" if told_the_scale else "at"
         yield f"the negative prompt has no say {why} the guidance scale {request.cfg_scale:g}."
-    if request.sizes != Sizes() and model.family.text.vector == "none":
-        yield "original and target size, crop and score are told to SDXL only, not to this model."
+    if scale == 1:  # also with AND: no rule is asked where the difference is not enlarged
+        for method in rules_of(request.guidance):
+            where = "with this model, which is told the scale" if told_the_scale else "at scale 1"
+            yield f"{method} has nothing to act on {where}: nothing is guided away from."
+    yield from unused_sizes(request.sizes, model.family.text.vector)
+    yield from unused_by_sampler(request, steps)
+
+
+def rules_of(guidance: Guidance) -> Iterator[str]:
+    """The methods asked for that change how positive and negative estimate become one."""
+    if guidance.rescale:
+        yield "guidance rescale"
+    if guidance.thresholding is not None:
+        yield "dynamic thresholding"
+    if guidance.apg is not None:
+        yield "adaptive projected guidance"
+
+
+def unused_sizes(sizes: Sizes, vector: VectorKind) -> Iterator[str]:
+    """What a model that is told those numbers, or none, is not told."""
+    if vector == "none":
+        if sizes != Sizes():
+            yield (
+                "original and target size, crop and score are told to SDXL only, not to this model."
+            )
+        return
+    scores = (sizes.aesthetic_score, sizes.negative_aesthetic_score)
+    if vector != "refiner" and scores != (
+        Sizes().aesthetic_score,
+        Sizes().negative_aesthetic_score,
+    ):
+        yield "the aesthetic score is told to SDXL's refiner only, not to this model."
+    if vector == "refiner" and (sizes.target or sizes.negative_target):
+        yield "the target size is told to SDXL's base model only, not to its refiner."
+
+
+def unused_by_sampler(request: Request, steps: int) -> Iterator[str]:
+    """What the sampler makes no use of in so many steps."""
+    sampler, options = resolve_sampler(request.sampler), request.sampler_options
+    restarts = sampler.name != "restart" or steps >= RESTARTS_FROM
+    fresh = sampler.stochastic and options.eta != 0 and restarts
+    if request.ensd and not (fresh or options.eta or options.s_churn):
+        yield (
+            f"ensd {request.ensd} does nothing: {sampler.label} draws no fresh noise, "
+            "whose seed it would change."
+        )
+    if not restarts:
+        yield (
+            f"{sampler.label} restarts from {RESTARTS_FROM} steps on; with {steps} it is Heun's "
+            "method."
+        )
 
 
 def encoded(
@@ -102,6 +155,7 @@ def encoded(
                 dialect=request.dialect,
                 emphasis=request.emphasis,
                 clip_skip=request.clip_skip,
+                force_clip_skip=request.force_clip_skip,
                 negative=negative,
                 comma_backtrack=request.comma_backtrack,
             ),
@@ -111,7 +165,9 @@ def encoded(
     texts += [(text, True) for text in wording.negative.texts if negated]
     conditions = [condition(text, negative) for text, negative in texts]
     _check_length(conditions, request.max_chunks)
-    equal = model.text.equalised(conditions, clip_skip=request.clip_skip)
+    equal = model.text.equalised(
+        conditions, clip_skip=request.clip_skip, force_clip_skip=request.force_clip_skip
+    )
     pairs = list(zip(texts, equal, strict=True))
     return Conditions(
         {text: condition for (text, negative), condition in pairs if not negative},

@@ -146,7 +146,7 @@ class Conditioner:
         if ignored and not all(role.clip_skip for role in self.spec.roles):
             note = (
                 f"clip skip {clip_skip} does not act on this family, which takes the penultimate"
-                " layer, as in A1111 (in Python, force_clip_skip applies it)."
+                " layer, as in A1111 (force_clip_skip applies it)."
             )
             report = replace(report, notes=(*report.notes, note))
         return report

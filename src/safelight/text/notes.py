@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from safelight.text.scheduling import SCHEDULED, Clock, switched_off
+from safelight.text.scheduling import SCHEDULED, Clock, schedule, switched_off
 from safelight.text.span import Dialect
+from safelight.text.weights import a1111_spans
 
 # Bounded repeats keep every search linear, on text made to be slow too.
 TAG = r"<(?:lora|lyco|hypernet):[^>]{1,400}>"
@@ -67,6 +68,11 @@ def a1111_notes(
             "a | outside [a|b], or a \\ at the end of a line, makes all scheduling of this prompt"
             " plain text, as in A1111."
         )
+    if re.search(r"\bBREAK\b", text) and _breaks_lost(parts, clock):
+        notes.append(
+            "BREAK inside a weighted bracket is encoded as a word and breaks nothing, as in A1111."
+            " Close the bracket before it: (a:1.2) BREAK (b:1.2)."
+        )
     never = _NEVER.search(text)
     if never and clock.earlier is None:
         notes.append(
@@ -74,3 +80,10 @@ def a1111_notes(
             f" Write ({never[1]}:{never[2]})."
         )
     return tuple(notes)
+
+
+def _breaks_lost(parts: Sequence[tuple[str, float]], clock: Clock) -> bool:
+    """Whether a BREAK has another weight than that by which A1111 knows it: it is a word then."""
+    texts = {switch.text for part, _ in parts for switch in schedule(part, clock)}
+    spans = (span for text in texts for span in a1111_spans(text))
+    return any(not s.breaks and s.text == "BREAK" and s.weight < 0 for s in spans)

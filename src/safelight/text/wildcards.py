@@ -10,6 +10,7 @@ from types import MappingProxyType
 from safelight.errors import FileError, PromptError
 
 MAX_BYTES = 4 * 2**20
+SHOWN = 10  # names of lists in a message
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Wildcards:
     """Values by name. A name may hold folders (`animals/cats`) and, when asked for, `*`."""
 
     lists: Mapping[str, tuple[str, ...]]
+    source: str = "the lists given"  # where they come from, for messages
 
     @classmethod
     def of(cls, folder: Path) -> "Wildcards":
@@ -25,14 +27,17 @@ class Wildcards:
         Empty lines and lines that begin with `#` are no values. Raises FileError.
         """
         if not folder.is_dir():
-            raise FileError(f"{folder}: is no folder of wildcards.")
+            raise FileError(
+                f"{folder} is not a folder; give a folder of .txt lists, such as colour.txt for "
+                "__colour__, with a value on each line."
+            )
         root = folder.resolve()
         lists = {
             path.relative_to(folder).with_suffix("").as_posix(): tuple(_lines(path))
             for path in sorted(folder.rglob("*.txt"))
             if path.resolve().is_relative_to(root) and path.is_file()
         }
-        return cls(MappingProxyType(lists))
+        return cls(MappingProxyType(lists), str(folder))
 
     def values(self, name: str) -> tuple[str, ...]:
         """The values of one name, or of all names that a pattern with `*` fits, in order.
@@ -46,10 +51,14 @@ class Wildcards:
             if found:
                 return tuple(value for own in found for value in own)
         near = get_close_matches(name, self.lists, n=3)
-        known = (
-            "did you mean {}?".format(" or ".join(near)) if near else "see your wildcard folder."
-        )
-        raise PromptError(f"there is no wildcard __{name}__: {known}")
+        if near:
+            known = f"did you mean {' or '.join(near)}?"
+        elif self.lists:
+            some = sorted(self.lists)
+            known = f"it has {', '.join(some[:SHOWN])}{', ...' * (len(some) > SHOWN)}."
+        else:
+            known = "it has no .txt files."
+        raise PromptError(f"there is no wildcard __{name}__ in {self.source}; {known}")
 
 
 def _lines(path: Path) -> Iterator[str]:
