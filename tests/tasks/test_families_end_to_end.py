@@ -394,7 +394,7 @@ def test_a_model_that_wants_a_picture_says_so_when_given_only_text(
     parts = sd_parts("sd15")
     parts["unet"] = unet(family, 64)
     model = load(save(StableDiffusionPipeline(**parts), tmp_path))
-    with pytest.raises(RequestError, match="draws from a picture, not from text alone"):
+    with pytest.raises(RequestError, match="which draws from a picture, not from text alone"):
         list(generate(model, settings()))
 
 

@@ -1,6 +1,7 @@
 """The model that a request asks for, kept while the next requests ask for the same."""
 
 from pathlib import Path
+from typing import Literal
 
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
@@ -68,10 +69,10 @@ class Models:
         """The paths of the model and of another autoencoder."""
         if request.model is None:
             raise RequestError(NO_MODEL)
-        vae = None if request.vae is None else self._path(request.vae)
-        return self._path(request.model), vae
+        vae = None if request.vae is None else self._path(request.vae, "autoencoder")
+        return self._path(request.model, "model"), vae
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str, what: Literal["model", "autoencoder"]) -> Path:
         if name not in self._paths:
-            self._paths[name] = find_model(name)
+            self._paths[name] = find_model(name, what=what)
         return self._paths[name]

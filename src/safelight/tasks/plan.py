@@ -198,7 +198,8 @@ def whole_picture(model: Model, request: Request, sentinel: Sentinel) -> Tensor:
     """
     if model.family.task != "inpaint":
         raise RequestError(
-            f"{model.family.label} draws from a picture, not from text alone; "
+            f"{request.model or 'the model'} is {model.family.label}, which draws from a picture, "
+            "not from text alone; "
             "give a text-to-image or inpainting model."
         )
     assert request.width is not None and request.height is not None
