@@ -19,7 +19,7 @@ FLOORS: dict[str, int] = {
     "cli": 6,
 }
 ONE_ROOM = {  # files that lie beside the rooms and belong together
-    **dict.fromkeys(("errors", "printable", "writing", "condition"), "ground"),
+    **dict.fromkeys(("errors", "printable", "writing", "condition", "version"), "ground"),
     "families": "model",  # what a model is, and one loaded
 }
 ORACLES = {"diffusers", "transformers", "accelerate", "peft", "k_diffusion", "open_clip", "lycoris"}

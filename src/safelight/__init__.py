@@ -12,6 +12,8 @@ Importing this package is quick: torch is imported with the first name that need
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from safelight.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from safelight.checkpoints.inspect import inspect as inspect
     from safelight.checkpoints.load import load as load
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from safelight.tasks.picture import Picture as Picture
     from safelight.tasks.recipe import Recipe as Recipe
     from safelight.tasks.request import Request as Request
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Model": "safelight.model",

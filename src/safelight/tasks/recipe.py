@@ -53,7 +53,7 @@ class Software(Settings):
     @classmethod
     def here(cls, *, torch: str, device: str, dtype: str, threads: int) -> Self:
         """This installation of Safelight and Python, with what the caller knows of torch."""
-        from safelight import __version__
+        from safelight.version import __version__
 
         python = platform.python_version()
         return cls(
