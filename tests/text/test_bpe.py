@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_oracles import odd_strings, open_clip_tokenizer, recorded_ids, transformers_tokenizer
 
 from safelight.text.bpe import Tokenizer, token_text
 from safelight.text.spec import BOS, EOS
+from text_oracles import odd_strings, open_clip_tokenizer, recorded_ids, transformers_tokenizer
 
 OPENAI = Tokenizer("openai")
 TRANSFORMERS = Tokenizer("transformers")
