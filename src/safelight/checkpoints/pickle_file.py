@@ -212,10 +212,10 @@ def _tensors(value: object, where: str) -> tuple[dict[str, TensorPlace], dict[st
 
 def _leaves(value: object, where: str) -> Iterator[tuple[str, object]]:
     """Everything that is not a container, in order, with its dotted name."""
-    todo: list[tuple[str, object, int]] = [("", value, 0)]
+    waiting: list[tuple[str, object, int]] = [("", value, 0)]
     visits = 0
-    while todo:
-        name, part, depth = todo.pop()
+    while waiting:
+        name, part, depth = waiting.pop()
         below = children(part)
         visits += 1 + len(below)
         if depth > MAX_DEPTH or visits > MAX_VISITS:
@@ -225,4 +225,4 @@ def _leaves(value: object, where: str) -> Iterator[tuple[str, object]]:
         dot = f"{name}." if name else ""
         if any(len(dot) + len(key) > MAX_NAME for key, _ in below):
             raise FileError(f"{where} holds a name of more than {MAX_NAME} characters")
-        todo += [(dot + key, child, depth + 1) for key, child in reversed(below)]
+        waiting += [(dot + key, child, depth + 1) for key, child in reversed(below)]

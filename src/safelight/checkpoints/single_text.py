@@ -68,9 +68,10 @@ def find_text(
     place = _place(file, backbone)
     pooled = has_vector_of_text(backbone)
     last = len(place.prefixes) - 1
+    roles = ROLES[: len(place.prefixes)]  # a family has one or two encoders
     parts = tuple(
         _part(role, Selection.below(file, prefix), configs.get(role), pooled and i == last)
-        for i, (role, prefix) in enumerate(zip(ROLES, place.prefixes, strict=False))
+        for i, (role, prefix) in enumerate(zip(roles, place.prefixes, strict=True))
     )
     return FoundText(place, parts, spec_of(place.spec, parts, backbone, shown(file.path)))
 

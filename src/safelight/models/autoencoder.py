@@ -8,7 +8,7 @@ Shapes: B batch, H W pixels, h w latents (H = factor * h), C latent channels, K 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Protocol, cast
 
 import torch
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
             DownBlock(before, width, config, last=i == len(widths) - 1)
-            for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
+            for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
         )
         self.mid_block = MidBlock(widths[-1], config)
         self.conv_norm_out = GroupNorm(config.groups, widths[-1], _EPS)
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
         self.mid_block = MidBlock(widths[0], config)
         self.up_blocks = nn.ModuleList(
             UpBlock(before, width, config, last=i == len(widths) - 1)
-            for i, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False))
+            for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
         )
         self.conv_norm_out = GroupNorm(config.groups, widths[-1], _EPS)
         self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)

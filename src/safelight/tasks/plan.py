@@ -167,7 +167,8 @@ def denoiser_of(
         return replace(condition, guidance=distilled_scale, concat=extra)
 
     def build(at: tuple[int, ...]) -> Denoise:
-        texts = [part.switches[i].text for part, i in zip(wording.positive.parts, at, strict=False)]
+        own = zip(wording.positive.parts, at[: len(weights)], strict=True)
+        texts = [part.switches[i].text for part, i in own]
         positive = [
             (told(conditions.positive[text]), weight)
             for text, weight in zip(texts, weights, strict=True)

@@ -167,7 +167,8 @@ _WRITERS: Mapping[Dialect, Callable[[Sequence[Mixture], Notes], str]] = {
 def _bracketed(spans: Sequence[Span], escape: Callable[[str], str]) -> str:
     """Text with brackets around what has a weight; blanks at their edges stay outside."""
     written = []
-    for before, span in zip([None, *spans], spans, strict=False):
+    for at, span in enumerate(spans):
+        before = spans[at - 1] if at else None
         text = escape(span.text)
         # Spans of compel and ComfyUI are words of their own even without a blank between them.
         joint = " " if before and _joins(before, span) else ""

@@ -99,10 +99,10 @@ def inspect_prompt(
     reports = {own: reported(own, tokenizer, reading) for own in prompt.texts}
     parts = []
     for part in prompt.parts:
-        firsts = [1, *(switch.last + 1 for switch in part.switches)]
+        firsts = [1, *(switch.last + 1 for switch in part.switches[:-1])]
         timeline = tuple(
             Stretch(first, switch.last, switch.text, reports[switch.text])
-            for first, switch in zip(firsts, part.switches, strict=False)
+            for first, switch in zip(firsts, part.switches, strict=True)
         )
         parts.append(PartInspection(part.weight, timeline))
     notes = [*prompt.notes, *(note for report in reports.values() for note in report.notes)]
