@@ -1,9 +1,13 @@
 """What the fixture `on_disk` of tests/checkpoints gives."""
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 import tiny
 
@@ -25,3 +29,16 @@ class OnDisk:
     made: tiny.Oracle
     folder: Path
     single: Path
+
+
+def altered(folder: Path, target: Path) -> Path:
+    """A copy of a folder, to be changed."""
+    shutil.copytree(folder, target)
+    return target
+
+
+def assert_equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """The same names with the same bits, whatever the types."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name

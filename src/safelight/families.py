@@ -68,13 +68,24 @@ class ProcessConfig:
 class SamplerHint:
     """Settings that suit a model where the user gives none; names are those of `SAMPLERS`.
 
-    schedule None is the sampler's own.
+    schedule None is the sampler's own. stated: whether the model says all of this of itself, so
+    that it stands before what a program does unless told.
     """
 
     sampler: str = "dpmpp_2m"
     schedule: str | None = "karras"
     steps: int = 20
     guidance_scale: float = 7.0
+    stated: bool = False
+
+    def settings(self) -> dict[str, object]:
+        """The same under the names of a request, to be laid below what a user asks for."""
+        return {
+            "sampler": self.sampler,
+            "schedule": self.schedule or "automatic",
+            "steps": self.steps,
+            "cfg_scale": self.guidance_scale,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,18 +308,25 @@ def closest(backbone: UNetConfig, text: TextSpec, process: ProcessConfig | None 
     its text side: two encoders and a vector as in XL, and so on. The codec is that of the family;
     put in the real one.
     """
-    encoders = [role.encoder for role in text.roles]
-    fitting = [
-        family
-        for family in families_of(backbone)
-        if [role.encoder for role in family.text.roles] == encoders
-    ]
+    fitting = [f for f in families_of(backbone) if _read_alike(f.text, text)]
     family = (
         min(fitting, key=lambda f: _distance(f.process, process or f.process))
         if fitting
         else _custom(backbone, text)
     )
     return replace(family, backbone=backbone, text=text, process=process or family.process)
+
+
+def _read_alike(a: TextSpec, b: TextSpec) -> bool:
+    """Whether the same encoders read the same ids; a projection that nothing uses is no matter."""
+    used = [
+        [
+            role.encoder if role.pooled else replace(role.encoder, projection=None)
+            for role in s.roles
+        ]
+        for s in (a, b)
+    ]
+    return used[0] == used[1] and a.vocabulary == b.vocabulary
 
 
 def _distance(a: ProcessConfig, b: ProcessConfig) -> tuple[bool, bool, bool]:

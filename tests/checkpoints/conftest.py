@@ -1,11 +1,15 @@
 """Tiny families on disk, each written once and kept for the session; do not change them."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import tiny
 from on_disk import OnDisk
+from own_model import model_of, small_family, vision_of
+from safelight.checkpoints.save import save
+from safelight.model import Model
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,17 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], OnDisk]
         return written[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def small() -> Model:
+    """A small model with words of its own; not to be changed."""
+    return model_of(small_family())
+
+
+@pytest.fixture(scope="session")
+def folder(small: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model in a folder, with a vision tower beside; not to be changed."""
+    path = tmp_path_factory.mktemp("own") / "model"
+    save(small, path, image_encoder=vision_of())
+    return path

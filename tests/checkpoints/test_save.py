@@ -23,7 +23,7 @@ from safelight.checkpoints.unet_json import unet_from_json, unet_to_json
 from safelight.errors import OutputError, RequestError
 from safelight.families import ProcessConfig, SamplerHint, without_idle_options
 from safelight.model import Model
-from safelight.text.bpe import merges, vocabulary
+from safelight.text.vocabulary import CLIP_VOCABULARY
 
 Get = Callable[[str], OnDisk]
 # Names in the published files that no model uses and that we do not write.
@@ -234,9 +234,10 @@ def test_the_tokenizer_written_is_clips(on_disk: Get, tmp_path: Path) -> None:
 
     convert(on_disk("sdxl").single, tmp_path / "out", "diffusers")
     ids = json.loads((tmp_path / "out" / "tokenizer" / "vocab.json").read_text())
-    assert len(ids) == 49408 == len(vocabulary())
+    assert ids == CLIP_VOCABULARY.ids and len(ids) == 49408
     assert ids["<|endoftext|>"] == 49407
-    assert len(merges()) == 48894
+    merges = (tmp_path / "out" / "tokenizer" / "merges.txt").read_text().splitlines()
+    assert merges[:2] == ["#version: 0.2", "i n"] and len(merges) == 1 + 48894
     first = CLIPTokenizer.from_pretrained(tmp_path / "out" / "tokenizer")
     second = CLIPTokenizer.from_pretrained(tmp_path / "out" / "tokenizer_2")
     # The ids of OpenAI's own tokenizer for these words.

@@ -15,9 +15,11 @@ from safelight.text.chunks import (
     first_chunk,
 )
 from safelight.text.layout import Reading, laid_out
-from safelight.text.spec import BOS, EOS
+from safelight.text.vocabulary import CLIP_VOCABULARY
 
 TOKENIZER = Tokenizer()
+CLIP = CLIP_VOCABULARY
+BOS, EOS = 49406, 49407  # as published
 WORD = Weighted(Piece("a</w>", (320,), 0, 1), 1.0, 0)
 SIGN = Weighted(Piece(",</w>", (COMMA,), 0, 1), 1.0, 0)
 
@@ -68,12 +70,12 @@ def test_commas_table(pattern: str, backtrack: int, expected: list[int]) -> None
 def test_ids_and_weights_fill_77_rows() -> None:
     heavy = Weighted(WORD.piece, 1.5, 3)
     chunk = Chunk((WORD, heavy))
-    assert chunk.ids(0) == (BOS, 320, 320, EOS, *[0] * 73)
-    assert chunk.ids(EOS) == (BOS, 320, 320, *[EOS] * 74)
+    assert chunk.ids(CLIP, 0) == (BOS, 320, 320, EOS, *[0] * 73)
+    assert chunk.ids(CLIP) == chunk.ids(CLIP, EOS) == (BOS, 320, 320, *[EOS] * 74)
     assert chunk.weights() == (1.0, 1.0, 1.5, *[1.0] * 74)
     assert chunk.rows(3) == (2,) and chunk.rows(1) == ()
     full = Chunk((WORD,) * 75)
-    assert full.ids(0)[-1] == EOS and len(full.ids(0)) == len(full.weights()) == 77
+    assert full.ids(CLIP, 0)[-1] == EOS and len(full.ids(CLIP, 0)) == len(full.weights()) == 77
 
 
 tokens = st.text(alphabet="aaaaaaaaaa,|359", max_size=200)

@@ -14,10 +14,11 @@ from safelight.errors import PromptError, RequestError
 from safelight.models.clip import ClipText, ClipTextConfig
 from safelight.text.bpe import Tokenizer
 from safelight.text.conditioner import Conditioner
-from safelight.text.spec import BOS, EOS, Size, TextRole, TextSpec
+from safelight.text.spec import Size, TextRole, TextSpec
 from safelight.text.weights import a1111_spans, comfy_spans
 
 TOKENIZER = Tokenizer("transformers")
+BOS, EOS = 49406, 49407  # as published
 L_CONFIG = ClipTextConfig(layers=4, width=32, heads=4, mlp_width=64)
 H_CONFIG = ClipTextConfig(layers=4, width=48, heads=4, mlp_width=64, activation="gelu")
 G_CONFIG = replace(H_CONFIG, projection=24)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from safelight.checkpoints.about import about_folder
 from safelight.checkpoints.checkpoint import Checkpoint, Opened
 from safelight.checkpoints.folders import find_weights, open_folder
 from safelight.checkpoints.guesses import asked_for
@@ -10,11 +11,12 @@ from safelight.checkpoints.identity import Identity, reason_for
 from safelight.checkpoints.json_object import JsonObject, read_object
 from safelight.checkpoints.keymap import KeyMap, Row
 from safelight.checkpoints.measure_clip import IDLE
-from safelight.checkpoints.model_json import clip_from_json
+from safelight.checkpoints.model_json import clip_from_json, is_projected
 from safelight.checkpoints.parts import Part, Role, Selection
 from safelight.checkpoints.rows_clip import transformers_rows
 from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
 from safelight.checkpoints.single_text import has_vector_of_text, spec_of
+from safelight.checkpoints.tokenizer_files import read_vocabulary
 from safelight.checkpoints.unet_json import unet_from_json
 from safelight.checkpoints.vae_file import STEM, FoundVae, open_vae, with_vae
 from safelight.errors import CheckpointError, FileError
@@ -29,10 +31,10 @@ from safelight.families import (
 )
 from safelight.models.unet import UNetConfig
 from safelight.printable import shown
-from safelight.text.spec import EOS, TextRole, TextSpec
+from safelight.text.spec import TextRole, TextSpec
+from safelight.text.vocabulary import CLIP_VOCABULARY, END_TEXT, Vocabulary
 
 INDEX = "model_index.json"
-VOCABULARY = 49408  # tokens of CLIP
 # Parts that we build, and the classes that they may be.
 _CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -118,10 +120,11 @@ def _opened(
         opened.append(Opened("vae", vae.file, vae.paths))
         family = with_vae(family, vae.vae, shown(folder / "vae"))
         parts.insert(1, vae.part)
-    family = replace(family, native_size=_native_size(folder, family))
+    about = about_folder(folder)
+    family = about.said_of(replace(family, native_size=_native_size(folder, family)))
     return Checkpoint(
         source=shown(folder),
-        identity=_identity(index, family, scheduler, prediction),
+        identity=_identity(index, family, scheduler, prediction, about.notes),
         family=family,
         parts=tuple(parts),
         files=tuple(opened),
@@ -172,34 +175,32 @@ def _text(
     opened: list[Opened],
     variant: str | None,
 ) -> Part:
-    _check_tokenizer(folder / role.replace("text_encoder", "tokenizer"))
     json = read_object(folder / role / "config.json")
     file = open_folder(folder / role, "model", variant)
     opened.append(Opened(role, file, tuple(find_weights(folder / role, "model", variant))))
     tensors = Selection.below(file)
     last = role == "text_encoder_2" or not _class(index, "text_encoder_2")
     pooled = has_vector_of_text(backbone) and last
-    config = clip_from_json(json, projected=pooled)
+    # Pipelines that read hidden states name the class without the matrix: from the other they would
+    # take the matrix's output instead. So the part's own config says whether it is there.
+    stated = is_projected(json) or _class(index, role) == "CLIPTextModelWithProjection"
+    with_matrix = stated and "text_projection.weight" in tensors.names
+    config = clip_from_json(json, projected=pooled or with_matrix)
     bare = "embeddings.token_embedding.weight" in tensors.names
-    idle = IDLE if pooled else (*IDLE, "text_projection.")
+    idle = IDLE if config.projection is not None else (*IDLE, "text_projection.")
     return Part(role, config, tensors, KeyMap(transformers_rows(config, bare=bare)), idle)
 
 
-def _check_tokenizer(folder: Path) -> None:
-    """Refuse a tokenizer that cannot be CLIP's, by the number of its tokens; nothing of it runs."""
-    for name, keys in (("vocab.json", ()), ("tokenizer.json", ("model", "vocab"))):
-        if not (folder / name).is_file():
-            continue
-        vocabulary: object = read_object(folder / name).values
-        for key in keys:
-            vocabulary = vocabulary.get(key) if isinstance(vocabulary, dict) else None
-        count = len(vocabulary) if isinstance(vocabulary, dict) else 0
-        if count < VOCABULARY:
-            raise CheckpointError(
-                f"{shown(folder / name)} has {count} tokens; expected CLIP's {VOCABULARY}, so this "
-                "model was trained with another tokenizer, which is not supported"
-            )
-        return
+def _vocabulary(folder: Path, texts: tuple[Part, ...]) -> Vocabulary:
+    """The one vocabulary of all tokenizers; CLIP's where a folder holds no tokens."""
+    names = [part.role.replace("text_encoder", "tokenizer") for part in texts]
+    found = [read_vocabulary(folder / name) or CLIP_VOCABULARY for name in names]
+    if any(vocabulary != found[0] for vocabulary in found):
+        raise CheckpointError(
+            f"{shown(folder)}: {' and '.join(names)} have different vocabularies, of "
+            f"{' and '.join(str(v.size) for v in found)} tokens; encoders of one model share theirs"
+        )
+    return found[0]
 
 
 def _spec(
@@ -211,7 +212,7 @@ def _spec(
         base = REFINER_TEXT
     else:
         base = SD2_TEXT if backbone.linear_projection else SD1_TEXT
-    spec = spec_of(base, texts, backbone, shown(folder))
+    spec = spec_of(base, texts, backbone, _vocabulary(folder, texts), shown(folder))
     return replace(
         spec,
         force_zeros_for_empty_negative=index.flag(
@@ -231,8 +232,8 @@ def _padded(role: TextRole, folder: Path) -> TextRole:
             continue
         pad = read_object(folder / name).values.get("pad_token")
         text = pad.get("content") if isinstance(pad, dict) else pad
-        if text in ("!", "<|endoftext|>"):
-            return replace(role, pad=0 if text == "!" else EOS)
+        if text in ("!", END_TEXT):
+            return replace(role, pad=0 if text == "!" else None)
     return role
 
 
@@ -257,16 +258,20 @@ def _native_size(folder: Path, family: Family) -> int:
 
 
 def _identity(
-    index: JsonObject, family: Family, scheduler: JsonObject | None, prediction: str | None
+    index: JsonObject,
+    family: Family,
+    scheduler: JsonObject | None,
+    prediction: str | None,
+    notes: tuple[str, ...],
 ) -> Identity:
-    notes: tuple[str, ...] = ()
     if prediction is not None:
         why = "asked for"
     elif scheduler is not None:
         why = "scheduler_config.json says so"
     else:
         why = "there is no scheduler_config.json"
-        notes = ("prediction eps is a guess: the folder holds no scheduler_config.json",)
+        guess = "prediction eps is a guess: the folder holds no scheduler_config.json"
+        notes = (guess, *notes)
     pipeline = shown(index.values.get("_class_name", "an unnamed pipeline"), 80)
     return Identity(
         kind="model",

@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from safelight.checkpoints.checkpoint import Checkpoint, Opened, by_prefix, checked, mismatch
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
 from safelight.checkpoints.files import open_weights
-from safelight.checkpoints.finite import check_cast, check_finite, overflows
+from safelight.checkpoints.filling import filled
 from safelight.checkpoints.folders import open_folder
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.json_object import read_object
-from safelight.checkpoints.keymap import Link
 from safelight.checkpoints.kinds import Finding, kind_of, made_for
 from safelight.checkpoints.measure_clip import IDLE, measured_clip
 from safelight.checkpoints.model_json import clip_from_json
 from safelight.checkpoints.parts import Part, PartReport, Selection
 from safelight.checkpoints.single_file import open_single
 from safelight.checkpoints.vae_file import FoundVae, open_vae, with_vae
+from safelight.checkpoints.vision_folder import load_clip_vision
 from safelight.errors import CheckpointError, FileError
 from safelight.families import Family
 from safelight.model import FileRecord, LoadReport, Model
@@ -35,6 +34,17 @@ from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
 from safelight.models.unet import UNet
 from safelight.printable import shown
 from safelight.text.conditioner import Conditioner
+
+__all__ = [
+    "filled",
+    "load",
+    "load_autoencoder",
+    "load_clip",
+    "load_clip_vision",
+    "model_of",
+    "open_checkpoint",
+    "with_other_vae",
+]
 
 Pathlike = str | os.PathLike[str]
 Device = torch.device | str
@@ -211,46 +221,6 @@ def _clip_part(path: Path, projection: bool, variant: str | None) -> Iterator[Pa
             clip = replace(clip, config=clip_from_json(json, projected=projection))
         idle = IDLE if projection else (*IDLE, "text_projection")
         yield Part("text_encoder", clip.config, tensors, clip.keymap(), idle)
-
-
-def filled(part: Part, *, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
-    """The module of a part with its weights. The part must have been reported sound."""
-    module = part.module()
-    for link in part.links():
-        for name, tensor in zip(link.ours, _read(part, link, dtype, device), strict=True):
-            _assign(module, name, tensor)
-    return module.eval().requires_grad_(False)
-
-
-def _read(
-    part: Part, link: Link, dtype: torch.dtype | None, device: torch.device
-) -> tuple[Tensor, ...]:
-    wanted = dtype or _default_dtype(part.tensors.info(link.theirs).dtype, device)
-    tensor = part.tensors.read(link.theirs, dtype=wanted)
-    _check(part, link, tensor)
-    return tuple(ours.contiguous().to(device) for ours in link.op.to_ours(tensor))
-
-
-def _check(part: Part, link: Link, tensor: Tensor) -> None:
-    """Refuse NaN and infinity, and say whether the file or the cast is to blame."""
-    name, path = part.stored(link.theirs), part.tensors.file.path
-    narrowed = overflows(part.tensors.info(link.theirs).dtype, tensor.dtype)
-    try:
-        check_finite([(name, tensor)], path, full=narrowed)
-    except FileError:
-        check_cast(name, part.tensors.read(link.theirs), tensor, path)
-        raise
-
-
-def _default_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
-    if device.type == "cpu" or not stored.is_floating_point:
-        return torch.float32
-    return stored if stored.itemsize > 1 else torch.float16
-
-
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def with_other_vae(checkpoint: Checkpoint, found: FoundVae, path: Path) -> Checkpoint:

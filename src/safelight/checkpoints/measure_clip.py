@@ -5,6 +5,7 @@ from typing import Literal
 
 from safelight.checkpoints.keymap import KeyMap
 from safelight.checkpoints.measure_unet import Shapes
+from safelight.checkpoints.model_json import end_of_text
 from safelight.checkpoints.rows_clip import open_clip_rows, transformers_rows
 from safelight.errors import CheckpointError
 from safelight.models.clip import ClipTextConfig
@@ -91,6 +92,7 @@ def measured_clip(shapes: Shapes, *, projection: bool) -> MeasuredClip:
         projection=(projected or tokens[1]) if projection else None,
         vocabulary=tokens[0],
         context=positions[0],
+        eos_id=end_of_text(tokens[0]),
     )
     return MeasuredClip(config, naming)
 

@@ -8,7 +8,7 @@ from safelight.models.autoencoder import AutoencoderConfig, CodecConfig, PerChan
 from safelight.models.clip import ClipTextConfig
 from safelight.models.taesd import TinyAutoencoderConfig
 from safelight.printable import shown
-from safelight.text.spec import BOS, EOS
+from safelight.text.vocabulary import CLIP_VOCABULARY
 
 _FIXED_VAE: Json = {"act_fn": "silu"}
 _FIXED_TINY: Json = {
@@ -174,10 +174,31 @@ def clip_from_json(json: JsonObject, *, projected: bool) -> ClipTextConfig:
         mlp_width=json.whole("intermediate_size", 2048),
         activation="gelu" if activation == "gelu" else "quick_gelu",
         projection=json.whole("projection_dim", 512) if projected else None,
-        vocabulary=json.whole("vocab_size", 49408),
+        vocabulary=json.whole("vocab_size", CLIP_VOCABULARY.size),
         context=json.whole("max_position_embeddings", 77),
-        # eos_token_id is 2 in the published files, which no text contains; the id is always EOS.
+        eos_id=_eos(json),
     )
+
+
+def _eos(json: JsonObject) -> int:
+    """The end of text: the last token of a vocabulary, behind which CLIP's may have rows added.
+
+    eos_token_id is 2 in the published files, which no text contains.
+    """
+    rows = json.whole("vocab_size", CLIP_VOCABULARY.size)
+    last = json.whole("eos_token_id", CLIP_VOCABULARY.eos) == rows - 1
+    return rows - 1 if last else end_of_text(rows)
+
+
+def end_of_text(rows: int) -> int:
+    """The end of text of an encoder with so many rows, of which nothing else is known."""
+    return min(rows - 1, CLIP_VOCABULARY.eos)
+
+
+def is_projected(json: JsonObject) -> bool:
+    """Whether a text encoder says that it was saved with the matrix to compare it with pictures."""
+    kinds = json.values.get("architectures")
+    return isinstance(kinds, list) and "CLIPTextModelWithProjection" in kinds
 
 
 def clip_to_json(config: ClipTextConfig) -> dict[str, object]:
@@ -195,8 +216,8 @@ def clip_to_json(config: ClipTextConfig) -> dict[str, object]:
         "vocab_size": config.vocabulary,
         "max_position_embeddings": config.context,
         "layer_norm_eps": 1e-5,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-        "pad_token_id": EOS,
+        "bos_token_id": config.eos_id - 1,
+        "eos_token_id": config.eos_id,
+        "pad_token_id": config.eos_id,
         "attention_dropout": 0.0,
     }

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from safelight.checkpoints.keymap import KeyMap, Link, Shape
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.models.autoencoder import Autoencoder, AutoencoderConfig
-from safelight.models.clip import ClipText, ClipTextConfig
+from safelight.models.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
 from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
 from safelight.models.unet import UNet, UNetConfig
 
-Role = Literal["unet", "vae", "text_encoder", "text_encoder_2"]
-PartConfig = UNetConfig | AutoencoderConfig | TinyAutoencoderConfig | ClipTextConfig
+Role = Literal["unet", "vae", "text_encoder", "text_encoder_2", "image_encoder"]
+PartConfig = (
+    UNetConfig | AutoencoderConfig | TinyAutoencoderConfig | ClipTextConfig | ClipVisionConfig
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class Part:
-    """A U-Net, an autoencoder or a text encoder that has been found but not read.
+    """A U-Net, an autoencoder or an encoder that has been found but not read.
 
     idle: prefixes of names, dot included or whole names, that are present but never used.
     """
@@ -138,6 +140,8 @@ def built(config: PartConfig) -> nn.Module:
             return TinyAutoencoder(config)
         case ClipTextConfig():
             return ClipText(config)
+        case ClipVisionConfig():
+            return ClipVision(config)
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

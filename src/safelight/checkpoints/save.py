@@ -11,12 +11,14 @@ from safelight.checkpoints.checkpoint import checked
 from safelight.checkpoints.load import open_checkpoint, with_other_vae
 from safelight.checkpoints.stock import Stock, stock_of_module, stock_of_part
 from safelight.checkpoints.vae_file import open_vae
+from safelight.checkpoints.vision_folder import clip_vision_part, has_clip_vision
 from safelight.checkpoints.write_folder import write_diffusers
 from safelight.checkpoints.write_single import write_original
 from safelight.errors import RequestError
 from safelight.families import Family
 from safelight.model import Model
 from safelight.models.autoencoder import Autoencoder
+from safelight.models.clip import ClipVision
 from safelight.models.taesd import TinyAutoencoder
 from safelight.writing import make_folder
 
@@ -29,15 +31,22 @@ def save(
     layout: Layout = "diffusers",
     *,
     dtype: torch.dtype | None = None,
+    max_file_bytes: int | None = None,
+    image_encoder: ClipVision | None = None,
 ) -> None:
     """Write a model as a Diffusers folder or as one safetensors file of the original layout.
 
     dtype None keeps the types in memory. A folder must be new or empty, a file is replaced; missing
     folders above it are made.
+    max_file_bytes: of a folder's files of weights; what is larger is split into shards with an
+    index. image_encoder: a vision tower to put beside, as pipelines that see pictures have it.
     Raises OutputError if it cannot be written, and then nothing is; RequestError for a name or a
     layout that cannot hold the model.
     """
-    _write(_stocks(model), model.family, Path(path), layout, dtype)
+    stocks = _stocks(model)
+    if image_encoder is not None:
+        stocks.append(stock_of_module("image_encoder", image_encoder.config, image_encoder))
+    _write(stocks, model.family, Path(path), layout, dtype, max_file_bytes)
 
 
 def convert(
@@ -51,13 +60,16 @@ def convert(
     ema: bool = False,
     variant: str | None = None,
     vae: str | os.PathLike[str] | None = None,
+    max_file_bytes: int | None = None,
 ) -> None:
     """Write the model of a file or folder in a layout, without building it.
 
     vae: a file or folder whose autoencoder is written instead of the model's own.
+    max_file_bytes: see `save`.
 
     One tensor is in memory at a time. Weights keep their bits unless `dtype` is given; what a
-    model never uses (EMA copies, training's tables, OpenCLIP H's last block) is left behind.
+    model never uses (EMA copies, training's tables, OpenCLIP H's last block) is left behind. A
+    folder's vision tower goes into another folder; a single file has no place for it.
     Raises what loading and `save` raise.
     """
     with ExitStack() as stack:
@@ -78,7 +90,10 @@ def convert(
             checkpoint = with_other_vae(checkpoint, found, Path(vae))
         checked(checkpoint)
         stocks = [stock_of_part(part) for part in checkpoint.parts]
-        _write(stocks, checkpoint.family, Path(target), layout, dtype)
+        if layout == "diffusers" and has_clip_vision(Path(source)):
+            seen = stack.enter_context(clip_vision_part(Path(source), variant=variant))
+            stocks.append(stock_of_part(seen))
+        _write(stocks, checkpoint.family, Path(target), layout, dtype, max_file_bytes)
 
 
 def _stocks(model: Model) -> list[Stock]:
@@ -94,12 +109,22 @@ def _stocks(model: Model) -> list[Stock]:
 
 
 def _write(
-    stocks: list[Stock], family: Family, path: Path, layout: Layout, dtype: torch.dtype | None
+    stocks: list[Stock],
+    family: Family,
+    path: Path,
+    layout: Layout,
+    dtype: torch.dtype | None,
+    max_file_bytes: int | None,
 ) -> None:
     if layout == "diffusers":
         make_folder(path.parent)
-        write_diffusers(stocks, family, path, dtype=dtype)
+        write_diffusers(stocks, family, path, dtype=dtype, max_file_bytes=max_file_bytes)
     elif layout == "ldm":
+        if max_file_bytes is not None:
+            raise RequestError(
+                "the original layout is one file, which cannot be split; leave max_file_bytes out, "
+                "or save as a Diffusers folder"
+            )
         write_original(stocks, family, path, dtype=dtype)
     else:
         raise RequestError(f"unknown layout {layout!r}; choose diffusers or ldm")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from safelight.checkpoints.about import about_file
 from safelight.checkpoints.checkpoint import Checkpoint, Opened
 from safelight.checkpoints.guesses import Guess, asked_for, guessed
 from safelight.checkpoints.identity import Identity, reason_for
@@ -64,13 +65,14 @@ def open_single(
         vae, part = _vae(file, configs)
         family = with_vae(family, vae, shown(file.path))
         parts.insert(1, part)
-    family = _stated(family, configs)
+    about = about_file(configs)
+    family = about.said_of(_stated(family, configs))
     taken = {stored for part in parts for stored in part.tensors.names.values()}
     rest = [name for name in file.header if name not in taken]
     unused = tuple(name for name in rest if _unused(name, ema=ema, own_vae=own_vae))
     return Checkpoint(
         source=shown(file.path),
-        identity=_identity(family, text, guess if prediction is None else None),
+        identity=_identity(family, text, guess if prediction is None else None, about.notes),
         family=family,
         parts=tuple(parts),
         files=(Opened("model", file, (file.path,)),),
@@ -145,14 +147,16 @@ def _unused(name: str, *, ema: bool, own_vae: bool) -> bool:
     return live or replaced or _IGNORED.match(name) is not None
 
 
-def _identity(family: Family, text: FoundText, guess: Guess | None) -> Identity:
+def _identity(
+    family: Family, text: FoundText, guess: Guess | None, notes: tuple[str, ...]
+) -> Identity:
     """guess: None if the user stated the prediction."""
     prediction = family.process.prediction
-    notes: tuple[str, ...] = ()
     if guess is not None and guess.uncertain:
         notes = (
             f"prediction {prediction} is a guess ({guess.reason}); if pictures come out grey or as "
             f"noise, set the prediction to {'eps' if prediction == 'v' else 'v'}",
+            *notes,
         )
     where = " and ".join(f"{prefix}*" for prefix in text.place.prefixes)
     return Identity(

@@ -11,8 +11,9 @@ from safelight.checkpoints.measure_clip import (
     measured_clip,
     without_last_block,
 )
-from safelight.checkpoints.model_json import clip_from_json
+from safelight.checkpoints.model_json import clip_from_json, is_projected
 from safelight.checkpoints.parts import Part, Role, Selection
+from safelight.checkpoints.vocabulary_json import vocabulary_from_json
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError
 from safelight.families import REFINER_TEXT, SD1_TEXT, SD2_TEXT, SDXL_TEXT
@@ -20,6 +21,7 @@ from safelight.models.clip import ClipTextConfig
 from safelight.models.unet import UNetConfig
 from safelight.printable import shown
 from safelight.text.spec import TextSpec
+from safelight.text.vocabulary import CLIP_VOCABULARY, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def find_text(
         _part(role, Selection.below(file, prefix), configs.get(role), pooled and i == last)
         for i, (role, prefix) in enumerate(zip(roles, place.prefixes, strict=True))
     )
-    return FoundText(place, parts, spec_of(place.spec, parts, backbone, shown(file.path)))
+    vocabulary = vocabulary_from_json(configs.get("tokenizer"))
+    spec = spec_of(place.spec, parts, backbone, vocabulary, shown(file.path))
+    return FoundText(place, parts, spec)
 
 
 def _place(file: WeightFile, backbone: UNetConfig) -> Place:
@@ -91,7 +95,8 @@ def _place(file: WeightFile, backbone: UNetConfig) -> Place:
 def _part(role: Role, tensors: Selection, stated: JsonObject | None, pooled: bool) -> Part:
     clip, idle = _measured(tensors, pooled)
     if stated is not None:
-        clip = replace(clip, config=clip_from_json(stated, projected=pooled))
+        with_matrix = is_projected(stated) and "text_projection.weight" in tensors.names
+        clip = replace(clip, config=clip_from_json(stated, projected=pooled or with_matrix))
     return Part(role, clip.config, tensors, clip.keymap(), (*IDLE, *idle))
 
 
@@ -105,15 +110,23 @@ def _measured(tensors: Selection, pooled: bool) -> tuple[MeasuredClip, tuple[str
     return clip, ("text_projection",)
 
 
-def spec_of(base: TextSpec, parts: tuple[Part, ...], backbone: UNetConfig, source: str) -> TextSpec:
-    """The base's way with text, with these encoders.
+def spec_of(
+    base: TextSpec,
+    parts: tuple[Part, ...],
+    backbone: UNetConfig,
+    vocabulary: Vocabulary,
+    source: str,
+) -> TextSpec:
+    """The base's way with text, with these encoders and this vocabulary.
 
-    Raises CheckpointError if they do not give what the U-Net reads.
+    Raises CheckpointError if they do not give what the U-Net reads, or do not belong together.
     """
     encoders = [part.config for part in parts if isinstance(part.config, ClipTextConfig)]
     roles = tuple(
         replace(role, encoder=encoder) for role, encoder in zip(base.roles, encoders, strict=True)
     )
+    for part, encoder in zip(parts, encoders, strict=True):
+        _check_rows(part.role, encoder.vocabulary, vocabulary, source)
     width = sum(role.encoder.width for role in roles)
     if width != backbone.context_width:
         raise CheckpointError(
@@ -121,7 +134,19 @@ def spec_of(base: TextSpec, parts: tuple[Part, ...], backbone: UNetConfig, sourc
             f"give {width}; these parts do not belong together"
         )
     pooled = next((role.encoder.projection for role in roles if role.pooled), None)
-    return replace(base, roles=roles, size_width=_size_width(base, backbone, pooled, source))
+    size_width = _size_width(base, backbone, pooled, source)
+    return replace(base, roles=roles, size_width=size_width, vocabulary=vocabulary)
+
+
+def _check_rows(role: str, rows: int, vocabulary: Vocabulary, source: str) -> None:
+    """Refuse an encoder of other tokens. Encoders of CLIP's may have rows added behind them."""
+    if rows == vocabulary.size or (vocabulary == CLIP_VOCABULARY and rows > vocabulary.size):
+        return
+    own = "CLIP's" if vocabulary == CLIP_VOCABULARY else "the"
+    raise CheckpointError(
+        f"{source}: the {role} reads {rows} tokens, but {own} tokenizer has {vocabulary.size}; "
+        "they do not belong together: a model with a vocabulary of its own needs its tokenizer"
+    )
 
 
 def _size_width(base: TextSpec, backbone: UNetConfig, pooled: int | None, source: str) -> int:

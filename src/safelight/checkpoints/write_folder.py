@@ -1,11 +1,12 @@
 """A model as the Diffusers folder that Diffusers and Transformers load again."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from safelight.checkpoints.about import FILE as ABOUT
+from safelight.checkpoints.about import about_to_json
 from safelight.checkpoints.keymap import Row
 from safelight.checkpoints.model_json import clip_to_json, vae_to_json
 from safelight.checkpoints.scheduler_json import scheduler_to_json
@@ -13,14 +14,16 @@ from safelight.checkpoints.stock import Stock, entries
 from safelight.checkpoints.tokenizer_files import write_tokenizer
 from safelight.checkpoints.unet_json import unet_to_json
 from safelight.checkpoints.vae_file import STEM
-from safelight.checkpoints.writing import Entry, write_safetensors
+from safelight.checkpoints.vision_json import PREPROCESSOR, preprocessor_to_json, vision_to_json
+from safelight.checkpoints.writing import Entry, write_json, write_shards
 from safelight.families import Family
-from safelight.models.clip import ClipTextConfig
+from safelight.models.clip import ClipTextConfig, ClipVisionConfig
 from safelight.models.taesd import TinyAutoencoderConfig
 from safelight.models.unet import UNetConfig
-from safelight.writing import whole_folder, write_text
+from safelight.writing import whole_folder
 
 _AS_IT_IS = (Row("", ""),)
+_TRANSFORMERS = (ClipTextConfig, ClipVisionConfig)  # whose weights are called `model`
 _PIPELINES: Mapping[tuple[str, str], str] = {
     ("none", "text"): "StableDiffusionPipeline",
     ("none", "inpaint"): "StableDiffusionInpaintPipeline",
@@ -36,27 +39,36 @@ _PIPELINES: Mapping[tuple[str, str], str] = {
 
 
 def write_diffusers(
-    stocks: list[Stock], family: Family, path: Path, *, dtype: torch.dtype | None = None
+    stocks: list[Stock],
+    family: Family,
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_file_bytes: int | None = None,
 ) -> None:
-    """All parts of a model in a new folder. Raises OutputError if that cannot be done."""
+    """All parts of a model in a new folder; see `save`.
+
+    Raises OutputError if that cannot be done, RequestError for a tensor that no file may hold.
+    """
     files = {_folder(stock, family): _entries(stock, dtype) for stock in stocks}
     size = sum(entry.nbytes for part in files.values() for entry in part)
     with whole_folder(path, size) as folder:
         for stock in stocks:
             name = _folder(stock, family)
-            text = isinstance(stock.config, ClipTextConfig)
+            stem = "model" if isinstance(stock.config, _TRANSFORMERS) else STEM
             (folder / name).mkdir()
-            write_safetensors(
-                folder / name / f"{'model' if text else STEM}.safetensors",
-                files[name],
-                {"format": "pt"},
-            )
-            _write_json(folder / name / "config.json", part_json(stock, family))
+            write_shards(folder / name, stem, files[name], {"format": "pt"}, max_file_bytes)
+            write_json(folder / name / "config.json", part_json(stock, family))
         for role, name in zip(family.text.roles, _text_folders(family), strict=True):
             tokenizer = name.replace("text_encoder", "tokenizer")
-            write_tokenizer(folder / tokenizer, pad=role.pad)
+            write_tokenizer(folder / tokenizer, family.text.vocabulary, pad=role.pad)
+        vision = next((s.config for s in stocks if isinstance(s.config, ClipVisionConfig)), None)
+        if vision is not None:
+            write_json(folder / "feature_extractor" / PREPROCESSOR, preprocessor_to_json(vision))
         _write_schedulers(folder, family)
-        _write_json(folder / "model_index.json", _index(family))
+        write_json(folder / "model_index.json", _index(family, seeing=vision is not None))
+        if (about := about_to_json(family)) is not None:
+            write_json(folder / ABOUT, about)
 
 
 def part_json(stock: Stock, family: Family) -> dict[str, object]:
@@ -67,6 +79,8 @@ def part_json(stock: Stock, family: Family) -> dict[str, object]:
             return unet_to_json(unet, sample_size=sample, size_width=family.text.size_width)
         case ClipTextConfig() as text:
             return clip_to_json(text)
+        case ClipVisionConfig() as vision:
+            return vision_to_json(vision)
         case _:
             return vae_to_json(family.codec, native_size=family.native_size)
 
@@ -88,15 +102,15 @@ def _folder(stock: Stock, family: Family) -> str:
 
 def _write_schedulers(folder: Path, family: Family) -> None:
     scheduler = scheduler_to_json(family.process, family.hint)
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     if family.task == "upscale":
         kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
         noising = {name: scheduler[name] for name in kept if name in scheduler}
         noising |= {"_class_name": "DDPMScheduler", "clip_sample": False}
-        _write_json(folder / "low_res_scheduler" / "scheduler_config.json", noising)
+        write_json(folder / "low_res_scheduler" / "scheduler_config.json", noising)
 
 
-def _index(family: Family) -> dict[str, object]:
+def _index(family: Family, *, seeing: bool) -> dict[str, object]:
     vector, task = family.text.vector, family.task
     pipeline = _PIPELINES.get((vector, task), "StableDiffusionPipeline")
     if family.backbone.guidance_width is not None and pipeline == "StableDiffusionPipeline":
@@ -112,8 +126,8 @@ def _index(family: Family) -> dict[str, object]:
         "tokenizer": [None, None],
     }
     for role, name in zip(family.text.roles, _text_folders(family), strict=True):
-        projected = role.encoder.projection is not None
-        kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+        # Where nothing pools, pipelines take the first output, which must be the hidden states.
+        kind = "CLIPTextModelWithProjection" if role.pooled else "CLIPTextModel"
         index[name] = ["transformers", kind]
         index[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
     absent: list[str] = ["image_encoder", "feature_extractor"]
@@ -127,9 +141,7 @@ def _index(family: Family) -> dict[str, object]:
     if task == "upscale":
         index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
         absent = ["feature_extractor", "safety_checker", "watermarker"]
-    return index | {name: [None, None] for name in absent}
-
-
-def _write_json(path: Path, values: Mapping[str, object]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    if seeing:
+        index["image_encoder"] = ["transformers", "CLIPVisionModelWithProjection"]
+        index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    return {name: [None, None] for name in absent} | index

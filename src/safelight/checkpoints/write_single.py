@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from safelight.checkpoints.about import KEY as ABOUT
+from safelight.checkpoints.about import about_to_json
 from safelight.checkpoints.keymap import Row
 from safelight.checkpoints.kinds import UNET
 from safelight.checkpoints.rows_autoencoder import autoencoder_rows
@@ -15,14 +17,16 @@ from safelight.checkpoints.single_file import VAE
 from safelight.checkpoints.single_text import REFINER, SD1, SD2, XL, Place
 from safelight.checkpoints.stock import Stock, entries
 from safelight.checkpoints.stored_config import written_configs
+from safelight.checkpoints.vocabulary_json import vocabulary_to_json
 from safelight.checkpoints.write_folder import part_json
 from safelight.checkpoints.writing import Entry, write_safetensors
 from safelight.errors import RequestError
 from safelight.families import Family
 from safelight.models.autoencoder import AutoencoderConfig
-from safelight.models.clip import ClipTextConfig
+from safelight.models.clip import ClipTextConfig, ClipVisionConfig
 from safelight.models.unet import UNetConfig
 from safelight.printable import shown
+from safelight.text.vocabulary import CLIP_VOCABULARY
 from safelight.writing import make_folder
 
 # As Stability AI's model spec calls them.
@@ -71,6 +75,7 @@ def _prefixes(family: Family) -> dict[str, tuple[str, bool]]:
         "vae": (VAE, False),
         "text_encoder": texts[0],
         "text_encoder_2": texts[-1],
+        "image_encoder": ("", False),  # `_rows` refuses it
     }
 
 
@@ -82,6 +87,11 @@ def _rows(stock: Stock, *, open_clip: bool) -> Iterator[Row]:
             return autoencoder_rows(vae)
         case ClipTextConfig() as text:
             return open_clip_rows(text) if open_clip else transformers_rows(text)
+        case ClipVisionConfig():
+            raise RequestError(
+                "the original layout has no place for a vision tower; save the model as a "
+                "Diffusers folder, or the tower in a folder of its own"
+            )
     raise RequestError(
         "the original layout has no place for a tiny autoencoder; load the model with its own, or "
         "save it as a Diffusers folder"
@@ -122,6 +132,10 @@ def _metadata(stocks: list[Stock], family: Family) -> dict[str, str]:
     if family.text.vector == "refiner" and "text_encoder_2" in configs:
         configs["text_encoder"] = configs.pop("text_encoder_2")  # the only one there is
     configs["scheduler"] = scheduler_to_json(family.process, family.hint)
+    if family.text.vocabulary != CLIP_VOCABULARY:
+        configs["tokenizer"] = vocabulary_to_json(family.text.vocabulary)
+    if (about := about_to_json(family)) is not None:
+        configs[ABOUT] = about
     said = _SAID.get(family.process.prediction)
     spec = {
         "modelspec.sai_model_spec": "1.0.0",

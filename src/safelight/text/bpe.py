@@ -1,30 +1,33 @@
-"""CLIP's byte-pair tokenizer (Radford et al. 2021, arXiv:2103.00020).
+"""CLIP's byte-pair tokenizer, on any vocabulary of its form.
 
-The vocabulary is 256 bytes, the same 256 at the end of a word, 48,894 merges, start and end of
-text: 49,408 in all. The file of merges is OpenAI's (MIT licence, see NOTICE).
+Radford et al. 2021 (arXiv:2103.00020).
 """
 
-import gzip
 import heapq
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache
-from importlib import resources
+from functools import cached_property, lru_cache
 
 from safelight.text.cleaning import CLEANINGS, Cleaning
-from safelight.text.spec import BOS, EOS
+from safelight.text.vocabulary import (
+    CLIP_VOCABULARY,
+    END_TEXT,
+    SINGLE,
+    START_TEXT,
+    WORD_END,
+    Vocabulary,
+    alphabet,
+)
 
-MERGES = 49152 - 256 - 2  # of the file's lines; those after were never given an id
-WORD_END = "</w>"
 CONTRACTIONS = ("'re", "'ve", "'ll", "'s", "'t", "'m", "'d")
 REMEMBERED_LENGTH = 64  # longer words are rare, and would fill the memory of words
 
 # What each reference reads as start and end of text when a prompt spells it out.
-SPECIALS: Mapping[Cleaning, Mapping[str, int]] = {
-    "openai": {"<start_of_text>": BOS, "<end_of_text>": EOS},  # open_clip's names
-    "transformers": {"<|startoftext|>": BOS, "<|endoftext|>": EOS},
+SPECIALS: Mapping[Cleaning, tuple[str, str]] = {
+    "openai": ("<start_of_text>", "<end_of_text>"),  # open_clip's names
+    "transformers": (START_TEXT, END_TEXT),
 }
 
 
@@ -47,15 +50,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to CLIP's token ids, without start and end of text.
+    """Text to token ids, without start and end of text.
 
     triggers: words of textual inversion and the ids (rows added to the token embedding) that each
         stands for. A trigger that begins or ends with neither letter nor digit, as `<cat-toy>`, is
         found as a string; any other by its token ids, as A1111 does. Of several, the longest wins.
+    vocabulary: what is merged, and so the ids; CLIP's unless the model has its own.
     """
 
     cleaning: Cleaning = "openai"
     triggers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    vocabulary: Vocabulary = CLIP_VOCABULARY
 
     def clean(self, text: str) -> str:
         """The text that is tokenized, to which the places of pieces refer."""
@@ -86,9 +91,18 @@ class Tokenizer:
         added = {name: tuple(ids) for name, ids in triggers.items()}
         return replace(self, triggers={**self.triggers, **added})
 
-    @property
+    def without_triggers(self) -> "Tokenizer":
+        """The same tokenizer of the bare vocabulary."""
+        return replace(self, triggers={})
+
+    @cached_property
     def _specials(self) -> Mapping[str, int]:
-        return SPECIALS[self.cleaning]
+        start, end = SPECIALS[self.cleaning]
+        return {start: self.vocabulary.bos, end: self.vocabulary.eos}
+
+    @cached_property
+    def _merger(self) -> "_Merger":
+        return _merger(self.vocabulary)
 
     @cached_property
     def _by_string(self) -> dict[str, tuple[int, ...]]:
@@ -102,7 +116,9 @@ class Tokenizer:
         table: dict[int, list[tuple[tuple[int, ...], str, tuple[int, ...]]]] = {}
         for name, ids in self.triggers.items():
             cleaned = self.clean(name)
-            own = tuple(p.ids[0] for p in _tokenized(cleaned, 0, {})) if _bounded(cleaned) else ()
+            own: tuple[int, ...] = ()
+            if _bounded(cleaned):
+                own = tuple(p.ids[0] for p in _tokenized(cleaned, 0, {}, self._merger))
             if own:
                 table.setdefault(own[0], []).append((own, name, ids))
         for rivals in table.values():
@@ -112,14 +128,14 @@ class Tokenizer:
     def _words(self, cleaned: str, place: int) -> Iterator[Piece]:
         specials = self._specials if self.cleaning == "openai" else {}
         if not self._by_string:
-            yield from _tokenized(cleaned, place, specials)
+            yield from _tokenized(cleaned, place, specials, self._merger)
             return
         longest = sorted(self._by_string, key=len, reverse=True)
         for part in re.split("({})".format("|".join(map(re.escape, longest))), cleaned):
             if part in self._by_string:
                 yield Piece(part, self._by_string[part], place, place + len(part), trigger=True)
             else:
-                yield from _tokenized(part, place, specials)
+                yield from _tokenized(part, place, specials, self._merger)
             place += len(part)
 
     def _found_by_ids(self, pieces: Iterable[Piece]) -> list[Piece]:
@@ -143,71 +159,14 @@ class Tokenizer:
         return result
 
 
-def token_text(token: int) -> str:
+def token_text(token: int, vocabulary: Vocabulary = CLIP_VOCABULARY) -> str:
     """The text of a token id, as in `Piece.text`; ids of added rows read `<row 49408>`."""
-    if token in (BOS, EOS):
-        return "<|startoftext|>" if token == BOS else "<|endoftext|>"
-    symbols = _vocabulary().symbols
-    if not 0 <= token < len(symbols):
-        return f"<row {token}>"
-    return _shown(symbols[token])
+    return vocabulary.text(token)
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every token in the order of its id, as CLIP's `vocab.json` writes it."""
-    return (*_vocabulary().symbols, token_text(BOS), token_text(EOS))
-
-
-def merges() -> tuple[str, ...]:
-    """Every pair that is merged, the earliest learned first, as CLIP's `merges.txt` writes it."""
-    return tuple(_vocabulary().ranks)
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    ranks: Mapping[str, int]  # "left right" -> how early the merge was learned
-    symbols: Sequence[str]  # id -> symbol, in the alphabet of `_alphabet`
-    ids: Mapping[str, int]  # single bytes, alone and ending a word
-
-
-@cache
-def _vocabulary() -> _Vocabulary:
-    packed = resources.files("safelight.text").joinpath("data/bpe_simple_vocab_16e6.txt.gz")
-    lines = gzip.decompress(packed.read_bytes()).decode("utf-8").split("\n")[1 : 1 + MERGES]
-    single = [*_alphabet().values(), *(symbol + WORD_END for symbol in _alphabet().values())]
-    return _Vocabulary(
-        ranks={line: rank for rank, line in enumerate(lines)},
-        symbols=[*single, *(line.replace(" ", "") for line in lines)],
-        ids={symbol: token for token, symbol in enumerate(single)},
-    )
-
-
-@cache
-def _alphabet() -> dict[int, str]:
-    """A visible character for every byte, in the order of their ids.
-
-    Bytes that are visible in Latin-1 stand for themselves and come first; the others are the
-    characters from 256 on.
-    """
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {
-        byte: chr(256 + i) for i, byte in enumerate(hidden)
-    }
-
-
-@cache
-def _bytes() -> dict[str, int]:
-    return {symbol: byte for byte, symbol in _alphabet().items()}
-
-
-def _shown(symbol: str) -> str:
-    ending = WORD_END if symbol.endswith(WORD_END) else ""
-    raw = bytes(_bytes()[c] for c in symbol.removesuffix(WORD_END))
-    return raw.decode("utf-8", errors="backslashreplace") + ending
-
-
-def _tokenized(cleaned: str, place: int, specials: Mapping[str, int]) -> Iterator[Piece]:
+def _tokenized(
+    cleaned: str, place: int, specials: Mapping[str, int], merger: "_Merger"
+) -> Iterator[Piece]:
     for start, end in _split(cleaned, specials):
         word = cleaned[start:end]
         if word in specials:
@@ -216,10 +175,11 @@ def _tokenized(cleaned: str, place: int, specials: Mapping[str, int]) -> Iterato
         # Token boundaries are known in bytes; `edges` says in which character each byte lies.
         edges = [i for i, c in enumerate(word) for _ in range(len(c.encode("utf-8")))]
         at = 0
-        for token, length in _merged(word):
+        for token, length in merger.merged(word):
             first, last = edges[at], edges[at + length - 1]
-            text = _shown(_vocabulary().symbols[token])
-            yield Piece(text, (token,), place + start + first, place + start + last + 1)
+            yield Piece(
+                merger.text(token), (token,), place + start + first, place + start + last + 1
+            )
             at += length
 
 
@@ -259,55 +219,64 @@ def _kind(character: str) -> str:
     return {"L": "letter", "N": "number"}.get(category, "other")
 
 
-def _merged(word: str) -> Sequence[tuple[int, int]]:
-    """(token id, number of bytes) of the tokens of one word."""
-    return _remembered(word) if len(word) <= REMEMBERED_LENGTH else _merge(word)
+class _Merger:
+    """Merges words by one vocabulary, and remembers them."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._letters = alphabet()
+        self._ranks = vocabulary.ranks
+        self._single = {token: i for i, token in enumerate(vocabulary.tokens[:SINGLE])}
+        self._remembered = lru_cache(maxsize=8192)(self._merge)
+        self.text: Callable[[int], str] = lru_cache(maxsize=8192)(vocabulary.text)
+
+    def merged(self, word: str) -> Sequence[tuple[int, int]]:
+        """(token id, number of bytes) of the tokens of one word."""
+        return self._remembered(word) if len(word) <= REMEMBERED_LENGTH else self._merge(word)
+
+    def _merge(self, word: str) -> Sequence[tuple[int, int]]:
+        """Byte-pair merging, the earliest learned pair first and from left to right.
+
+        A merge never makes a pair that was learned earlier than itself, so a heap of pairs gives
+        what scanning the word for the best pair again and again does, in n log n instead of n
+        squared.
+        """
+        ranks, letters = self._ranks, self._letters
+        symbols = [letters[byte] for byte in word.encode("utf-8")]
+        symbols[-1] += WORD_END
+        tokens = [self._single[symbol] for symbol in symbols]
+        lengths = [1] * len(symbols)
+        after = [*range(1, len(symbols)), -1]
+        before = list(range(-1, len(symbols) - 1))
+        heap: list[tuple[int, int, tuple[str, str]]] = []
+
+        def consider(left: int) -> None:
+            if left >= 0 and after[left] >= 0:
+                pair = (symbols[left], symbols[after[left]])
+                if (rank := ranks.get(pair)) is not None:
+                    heapq.heappush(heap, (rank, left, pair))
+
+        for left in range(len(symbols) - 1):
+            consider(left)
+        while heap:
+            rank, left, pair = heapq.heappop(heap)
+            right = after[left]
+            if not lengths[left] or right < 0 or (symbols[left], symbols[right]) != pair:
+                continue  # a neighbour was merged away since
+            symbols[left] += symbols[right]
+            tokens[left] = SINGLE + rank
+            lengths[left] += lengths[right]
+            lengths[right] = 0
+            after[left] = after[right]
+            if after[left] >= 0:
+                before[after[left]] = left
+            consider(before[left])
+            consider(left)
+        return [(token, length) for token, length in zip(tokens, lengths, strict=True) if length]
 
 
-@lru_cache(maxsize=8192)
-def _remembered(word: str) -> Sequence[tuple[int, int]]:
-    return _merge(word)
-
-
-def _merge(word: str) -> Sequence[tuple[int, int]]:
-    """Byte-pair merging, the earliest learned pair first and from left to right.
-
-    A merge never makes a pair that was learned earlier than itself, so a heap of pairs gives what
-    scanning the word for the best pair again and again does, in n log n instead of n squared.
-    """
-    vocabulary = _vocabulary()
-    alphabet = _alphabet()
-    symbols = [alphabet[byte] for byte in word.encode("utf-8")]
-    symbols[-1] += WORD_END
-    tokens = [vocabulary.ids[symbol] for symbol in symbols]
-    lengths = [1] * len(symbols)
-    after = [*range(1, len(symbols)), -1]
-    before = list(range(-1, len(symbols) - 1))
-    heap: list[tuple[int, int, str]] = []
-
-    def consider(left: int) -> None:
-        if left >= 0 and after[left] >= 0:
-            pair = f"{symbols[left]} {symbols[after[left]]}"
-            if (rank := vocabulary.ranks.get(pair)) is not None:
-                heapq.heappush(heap, (rank, left, pair))
-
-    for left in range(len(symbols) - 1):
-        consider(left)
-    while heap:
-        rank, left, pair = heapq.heappop(heap)
-        right = after[left]
-        if not lengths[left] or right < 0 or f"{symbols[left]} {symbols[right]}" != pair:
-            continue  # a neighbour was merged away since
-        symbols[left] += symbols[right]
-        tokens[left] = 512 + rank
-        lengths[left] += lengths[right]
-        lengths[right] = 0
-        after[left] = after[right]
-        if after[left] >= 0:
-            before[after[left]] = left
-        consider(before[left])
-        consider(left)
-    return [(token, length) for token, length in zip(tokens, lengths, strict=True) if length]
+@lru_cache(maxsize=16)
+def _merger(vocabulary: Vocabulary) -> _Merger:
+    return _Merger(vocabulary)
 
 
 def _bounded(name: str) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from safelight.errors import PromptError
-from safelight.text.bpe import Piece
-from safelight.text.spec import BOS, CHUNK, EOS
+from safelight.text.bpe import Piece, Tokenizer
+from safelight.text.spec import CHUNK
+from safelight.text.vocabulary import Vocabulary
 
-COMMA = 267
+COMMA = 267  # a comma that ends a word: a single byte, so the same in every vocabulary
 BACKTRACK = 20
 WORD = 8  # ComfyUI: a span of fewer tokens is not cut
 
@@ -33,10 +34,10 @@ class Chunk:
     def __len__(self) -> int:
         return sum(len(token.piece.ids) for token in self.tokens)
 
-    def ids(self, pad: int) -> tuple[int, ...]:
-        """77 ids: start, tokens, end, and `pad` for what is left."""
+    def ids(self, vocabulary: Vocabulary, pad: int | None = None) -> tuple[int, ...]:
+        """77 ids: start, tokens, end, and `pad` (None: the end again) for what is left."""
         own = [token for weighted in self.tokens for token in weighted.piece.ids]
-        return (BOS, *own, EOS, *[pad] * (CHUNK - len(own)))
+        return _framed(own, vocabulary, pad)
 
     def weights(self) -> tuple[float, ...]:
         """The weight of each of the 77 rows; 1 for start, end and padding."""
@@ -131,6 +132,19 @@ def first_chunk(tokens: Tokens) -> tuple[tuple[Chunk, ...], tuple[Weighted, ...]
     rest = [token for token in tokens if token is not None]
     end = _fitting(rest, 0)
     return (Chunk(tuple(rest[:end])),), tuple(rest[end:])
+
+
+def caption_ids(text: str, tokenizer: Tokenizer, pad: int | None = None) -> tuple[int, ...]:
+    """The 77 ids of a plain text as encoders are trained on it: what is beyond 75 is dropped.
+
+    pad: see `TextRole`. The ids of `Conditioner.condition` with the dialect plain, truncated.
+    """
+    return _framed(tokenizer.encode(text)[:CHUNK], tokenizer.vocabulary, pad)
+
+
+def _framed(own: Sequence[int], vocabulary: Vocabulary, pad: int | None) -> tuple[int, ...]:
+    eos = vocabulary.eos
+    return (vocabulary.bos, *own, eos, *[eos if pad is None else pad] * (CHUNK - len(own)))
 
 
 _ENDS = (

@@ -25,6 +25,7 @@ from safelight.text.layout import Choice, Layout, Reading, Term, Way, laid_out
 from safelight.text.report import TextReport, reported
 from safelight.text.span import Dialect, Emphasis
 from safelight.text.spec import CHUNK, Size, TextRole, TextSpec
+from safelight.text.vocabulary import Vocabulary
 
 ROWS = CHUNK + 2
 
@@ -35,12 +36,20 @@ class Conditioner:
     def __init__(
         self, spec: TextSpec, encoders: Sequence[ClipText], tokenizer: Tokenizer | None = None
     ) -> None:
-        """Raises ValueError if there is not one encoder for each role."""
+        """tokenizer: None is one of the spec's vocabulary.
+
+        Raises ValueError if there is not one encoder for each role, or if tokenizer and encoders do
+        not have the spec's vocabulary.
+        """
         if len(encoders) != len(spec.roles):
             raise ValueError(f"{len(spec.roles)} roles need as many encoders; got {len(encoders)}")
         self.spec = spec
         self.encoders = tuple(encoders)
-        self.tokenizer = tokenizer or Tokenizer()
+        self.tokenizer = tokenizer or Tokenizer(vocabulary=spec.vocabulary)
+        if self.tokenizer.vocabulary != spec.vocabulary:
+            raise ValueError(f"the spec has {spec.vocabulary}; got {self.tokenizer.vocabulary}")
+        for encoder in encoders:
+            _check_rows(encoder, spec.vocabulary)
 
     def __call__(self, texts: Sequence[str], sizes: Sequence[Size] | None = None) -> Condition:
         """The condition of several texts as captions: plain, unweighted, padded to equal length."""
@@ -160,9 +169,19 @@ class Conditioner:
 
     def _towers(self, clip_skip: int | None, force: bool) -> "list[_Tower]":
         return [
-            _Tower(role, encoder, _place(role, encoder, clip_skip, force))
+            _Tower(role, encoder, self.spec.vocabulary, _place(role, encoder, clip_skip, force))
             for role, encoder in zip(self.spec.roles, self.encoders, strict=True)
         ]
+
+
+def _check_rows(encoder: ClipText, vocabulary: Vocabulary) -> None:
+    """Refuse an encoder that reads other ids. More rows than tokens are those of triggers."""
+    rows, eos = encoder.config.vocabulary, encoder.config.eos_id
+    if rows < vocabulary.size or eos != vocabulary.eos:
+        raise ValueError(
+            f"the encoder has {rows} tokens and end of text {eos}; the vocabulary has "
+            f"{vocabulary.size} and {vocabulary.eos}"
+        )
 
 
 def _place(role: TextRole, encoder: ClipText, clip_skip: int | None, force: bool) -> int:
@@ -183,9 +202,12 @@ class _Encoded(NamedTuple):
 class _Tower:
     """One encoder in its role, during one call of the conditioner."""
 
-    def __init__(self, role: TextRole, encoder: ClipText, place: int) -> None:
+    def __init__(
+        self, role: TextRole, encoder: ClipText, vocabulary: Vocabulary, place: int
+    ) -> None:
         self.role = role
         self.encoder = encoder
+        self.vocabulary = vocabulary
         self.place = place
         self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], _Encoded] = {}
 
@@ -256,7 +278,7 @@ class _Tower:
 
     def encoded(self, chunk: Chunk, hidden_rows: tuple[int, ...] = ()) -> _Encoded:
         """The encoder's output for one chunk, in float32; each is computed once a call."""
-        key = (chunk.ids(self.role.pad), hidden_rows)
+        key = (chunk.ids(self.vocabulary, self.role.pad), hidden_rows)
         if key not in self.known:
             self.known[key] = self.run(*key)
         return self.known[key]

@@ -156,7 +156,7 @@ def _choice(
         spans = unweighted(spans)
     if reading.dialect == "comfy" and reading.emphasis != "none":
         spans = tuple(_apart(spans, tokenizer))
-        bare = Tokenizer(tokenizer.cleaning)
+        bare = tokenizer.without_triggers()
     else:
         bare = tokenizer
     tokens: list[Weighted | None] = []

@@ -7,7 +7,6 @@ from safelight.text.bpe import Tokenizer
 from safelight.text.chunks import Weighted, first_chunk
 from safelight.text.layout import DEFAULT, Reading, laid_out
 from safelight.text.notes import foreign_syntax
-from safelight.text.spec import EOS
 
 Json = dict[str, object]
 
@@ -87,7 +86,7 @@ def reported(text: str, tokenizer: Tokenizer, reading: Reading = DEFAULT) -> Tex
     notes = [] if reading.emphasis == "none" else list(foreign_syntax(text, reading.dialect))
     if layout.cut:
         notes.append(f"{_count(layout.cut)} tokens after the first 75 are dropped.")
-    if any(EOS in token.piece.ids for token in kept):
+    if any(tokenizer.vocabulary.eos in token.piece.ids for token in kept):
         notes.append("the text spells out the end of text, and is encoded so.")
     return TextReport(
         cleaned=tokenizer.clean(text),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from safelight.text.vocabulary import CLIP_VOCABULARY, Vocabulary
+
 if TYPE_CHECKING:  # the configs live beside modules that import torch, which data need not pay for
     from safelight.models.clip import ClipTextConfig
 
-BOS = 49406
-EOS = 49407
 CHUNK = 75  # tokens of a chunk between its start and its end
 
 VectorKind = Literal["none", "sdxl", "refiner"]
@@ -22,7 +22,8 @@ class TextRole:
     hidden: which hidden state is the context; -1 is the output of the last block that the encoder
         has, -2 that of the block before (SDXL, and Stable Diffusion 2 where the file holds all 24).
     final_norm: whether the encoder's final layer norm is applied to that hidden state.
-    pad: the id after the first end token (49407 for ViT-L, 0 for OpenCLIP H and bigG).
+    pad: the id after the first end token (0 for OpenCLIP H and bigG); None is the end token again,
+        as for ViT-L.
     pooled: whether the projected end-of-text row of this encoder starts the vector.
     clip_skip: whether a user's clip skip moves `hidden`. It does for SD 1 and 2; for SDXL it does
         not unless asked by name, which is A1111's rule.
@@ -31,7 +32,7 @@ class TextRole:
     encoder: ClipTextConfig
     hidden: int = -1
     final_norm: bool = True
-    pad: int = EOS
+    pad: int | None = None
     pooled: bool = False
     clip_skip: bool = True
 
@@ -48,12 +49,14 @@ class TextSpec:
     size_width: width of the sinusoid of each of those numbers.
     force_zeros_for_empty_negative: an empty negative prompt becomes zeros instead of the encoding
         of the empty text (the published SDXL pipelines do this).
+    vocabulary: whose ids all encoders read; CLIP's but for models trained with their own.
     """
 
     roles: tuple[TextRole, ...]
     vector: VectorKind = "none"
     size_width: int = 256
     force_zeros_for_empty_negative: bool = False
+    vocabulary: Vocabulary = CLIP_VOCABULARY
 
 
 @dataclass(frozen=True, slots=True)
