@@ -11,11 +11,14 @@ FLOORS: dict[str, int] = {
     "ground": 0,
     "diffusion": 1,
     "models": 1,
+    "measures": 1,
     "text": 2,
     "model": 3,
     "checkpoints": 4,
     "engines": 4,
     "tasks": 5,
+    "evaluation": 5,
+    "training": 5,
     "cli": 6,
 }
 ONE_ROOM = {  # files that lie beside the rooms and belong together
