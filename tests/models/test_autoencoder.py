@@ -255,17 +255,30 @@ def test_training_forward_reconstructs_from_the_mode_or_a_draw():
     model = Autoencoder(FACTOR_4.autoencoder)
     randomised(model)
     x, noise = random(2, 3, 8, 8), random(2, 4, 2, 2)
-    mode, posterior = model(x)
-    drawn, _ = model(x, noise)
-    assert torch.equal(mode, model.decode(posterior.mode()))
-    assert torch.equal(drawn, model.decode(posterior.sample(noise)))
+    mode, drawn = model(x), model(x, noise)
+    assert torch.equal(mode.images, model.decode(mode.posterior.mode()))
+    assert torch.equal(drawn.images, model.decode(mode.posterior.sample(noise)))
+    assert torch.equal(drawn.images, model.decoder.conv_out(drawn.features))
+
+
+@torch.no_grad()
+def test_a_disturbance_is_counted_in_deviations_of_each_channel():
+    model = Autoencoder(FACTOR_4.autoencoder)
+    randomised(model)
+    x, disturbance = random(2, 3, 8, 8), random(2, 4, 2, 2)
+    rebuilt = model(x, disturbance=disturbance)
+    latents = rebuilt.posterior.mode()
+    deviation = latents.std(dim=(0, 2, 3), correction=0)[:, None, None]
+    assert torch.allclose(
+        rebuilt.images, model.decode(latents + deviation * disturbance), atol=1e-5
+    )
 
 
 def test_gradients_reach_every_weight():
     model = Autoencoder(FACTOR_4.autoencoder)
     randomised(model)
-    rebuilt, posterior = model(random(2, 3, 8, 8), random(2, 4, 2, 2))
-    (rebuilt.square().mean() + posterior.kl().mean()).backward()
+    rebuilt = model(random(2, 3, 8, 8), random(2, 4, 2, 2))
+    (rebuilt.images.square().mean() + rebuilt.posterior.kl().mean()).backward()
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # A bias of the keys moves all scores of a query alike, so softmax does not see it.
     assert [n for n in silent if not n.endswith("to_k.bias")] == []

@@ -96,6 +96,15 @@ class Posterior:
         return Posterior(mean, self.logvar + 2.0 * factor.log().to(self.logvar))
 
 
+@dataclass(frozen=True)
+class Reconstruction:
+    """Pictures after a passage through an autoencoder, and what its training asks about it."""
+
+    images: Tensor  # (B, 3, H, W), not clamped
+    posterior: Posterior
+    features: Tensor  # (B, K, H, W): what the decoder's last convolution read
+
+
 class Autoencoder(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] to raw latents (B, C, h, w) and back."""
 
@@ -127,29 +136,56 @@ class Autoencoder(nn.Module):
             latents = self.post_quant_conv(latents)
         return self.decoder(latents)
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Posterior]:
-        """Reconstructions and posteriors, for training; without noise, of the modes."""
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, disturbance: Tensor | None = None
+    ) -> Reconstruction:
+        """Reconstructions and posteriors, for training; without noise, of the modes.
+
+        `disturbance` (B, C, h, w) is added to the latents, in units of each channel's deviation
+        over the batch: a decoder trained so forgives what a diffusion model leaves unfinished.
+        """
         posterior = self.encode(images)
         latents = posterior.mode() if noise is None else posterior.sample(noise)
-        return self.decode(latents), posterior
+        if disturbance is not None:
+            latents = disturbed(latents, disturbance)
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        features = self.decoder.features(latents)
+        return Reconstruction(self.decoder.conv_out(features), posterior, features.detach())
+
+
+def disturbed(latents: Tensor, disturbance: Tensor) -> Tensor:
+    """Latents (B, C, h, w) with noise in units of each channel's deviation over the batch."""
+    deviation = latents.detach().std(dim=(0, 2, 3), keepdim=True, correction=0)
+    return latents + deviation * disturbance.to(latents)
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) -> (B, 2 C, h, w)."""
+    """(B, 3, H, W) -> (B, 2 C, h, w), or as many channels as `out_channels` says.
+
+    `attention` counts the levels, from the finest, that have attention after every block.
+    """
 
     __call__: Callable[..., Tensor]
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        *,
+        out_channels: int | None = None,
+        attention: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         widths = config.widths
+        out_channels = 2 * config.latent_channels if out_channels is None else out_channels
         self.conv_in = Conv2d(config.in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            DownBlock(before, width, config, last=i == len(widths) - 1)
+            DownBlock(before, width, config, last=i == len(widths) - 1, attention=i in attention)
             for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
         )
         self.mid_block = MidBlock(widths[-1], config)
         self.conv_norm_out = GroupNorm(config.groups, widths[-1], _EPS)
-        self.conv_out = Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         for module in (self.conv_in, *_parts(self.down_blocks), *self.mid_block.parts()):
@@ -158,26 +194,34 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, C, h, w) -> (B, 3, H, W)."""
+    """(B, C, h, w) -> (B, 3, H, W).
+
+    `attention` counts the levels, from the finest, that have attention after every block.
+    """
 
     __call__: Callable[..., Tensor]
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, *, attention: tuple[int, ...] = ()) -> None:
         super().__init__()
         widths = config.widths[::-1]
+        deep = len(widths) - 1
         self.conv_in = Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = MidBlock(widths[0], config)
         self.up_blocks = nn.ModuleList(
-            UpBlock(before, width, config, last=i == len(widths) - 1)
+            UpBlock(before, width, config, last=i == deep, attention=deep - i in attention)
             for i, (before, width) in enumerate(pairwise((widths[0], *widths)))
         )
         self.conv_norm_out = GroupNorm(config.groups, widths[-1], _EPS)
         self.conv_out = Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """What the last convolution reads: (B, C, h, w) -> (B, K, H, W)."""
         for module in (self.conv_in, *self.mid_block.parts(), *_parts(self.up_blocks)):
             x = module(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return F.silu(self.conv_norm_out(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(self.features(x))
 
 
 # Blocks are groups of names. Encoder and decoder call the parts themselves: a block that was called
@@ -187,25 +231,43 @@ class Decoder(nn.Module):
 class DownBlock(nn.Module):
     """One level of the encoder: residual blocks, then, but for the last level, half the size."""
 
-    def __init__(self, before: int, width: int, config: AutoencoderConfig, *, last: bool) -> None:
+    def __init__(
+        self,
+        before: int,
+        width: int,
+        config: AutoencoderConfig,
+        *,
+        last: bool,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         self.resnets = _resnets(before, width, config.layers, config)
+        self.attentions = _attentions(width, config.layers if attention else 0, config)
         self.downsamplers = nn.ModuleList([] if last else [Downsample(width, asymmetric=True)])
 
     def parts(self) -> tuple[nn.Module, ...]:
-        return (*self.resnets, *self.downsamplers)
+        return (*_interleaved(self.resnets, self.attentions), *self.downsamplers)
 
 
 class UpBlock(nn.Module):
     """One level of the decoder: residual blocks, then, but for the last level, twice the size."""
 
-    def __init__(self, before: int, width: int, config: AutoencoderConfig, *, last: bool) -> None:
+    def __init__(
+        self,
+        before: int,
+        width: int,
+        config: AutoencoderConfig,
+        *,
+        last: bool,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         self.resnets = _resnets(before, width, config.layers + 1, config)
+        self.attentions = _attentions(width, config.layers + 1 if attention else 0, config)
         self.upsamplers = nn.ModuleList([] if last else [Upsample(width)])
 
     def parts(self) -> tuple[nn.Module, ...]:
-        return (*self.resnets, *self.upsamplers)
+        return (*_interleaved(self.resnets, self.attentions), *self.upsamplers)
 
 
 class MidBlock(nn.Module):
@@ -249,6 +311,17 @@ def _resnets(before: int, width: int, count: int, config: AutoencoderConfig) -> 
     return nn.ModuleList(
         ResBlock(before if i == 0 else width, width, groups=config.groups, eps=_EPS)
         for i in range(count)
+    )
+
+
+def _attentions(width: int, count: int, config: AutoencoderConfig) -> nn.ModuleList:
+    return nn.ModuleList(SpatialAttention(width, config.groups) for _ in range(count))
+
+
+def _interleaved(resnets: nn.ModuleList, attentions: nn.ModuleList) -> Iterator[nn.Module]:
+    """Each residual block, and the attention after it where the level has some."""
+    return (
+        chain.from_iterable(zip(resnets, attentions, strict=True)) if attentions else iter(resnets)
     )
 
 
