@@ -1,0 +1,1 @@
+"""Training: one loop for every recipe, from scratch or from a checkpoint."""
