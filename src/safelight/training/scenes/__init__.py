@@ -1,0 +1,1 @@
+"""Emoji composited into scenes whose captions can be checked by arithmetic."""
