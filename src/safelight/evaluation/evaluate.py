@@ -1,0 +1,234 @@
+"""A model's report: every measure, with its ceiling, its floor and the baselines beside it."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from safelight.evaluation.composition import (
+    CATEGORIES,
+    CHECKS,
+    Answer,
+    Composition,
+    judged,
+    score,
+    shuffled,
+)
+from safelight.evaluation.copies import Memory, memory_table, worst_pairs
+from safelight.evaluation.exam import Draw, Exam, Measures, drawn, measured
+from safelight.evaluation.reconstruction import Again, reconstruction
+from safelight.evaluation.report import Cell, Report, Table
+from safelight.evaluation.sheets import sheet
+from safelight.version import __version__
+
+SHOWN = 64  # pictures of a sheet
+OVERALL, STRICT = "**overall** (mean of categories)", "all that the prompt says"
+MODEL, REAL, CODEC = "model", "real renderings", "codec ceiling"
+BY_SPLIT = (MODEL, REAL, CODEC)  # columns that are told for each split
+
+
+def evaluate(
+    exam: Exam,
+    draw: Draw,
+    *,
+    model: str,
+    unguided: Draw | None = None,
+    again: Again | None = None,
+    retrieved: Tensor | None = None,
+    memory: Memory | None = None,
+    facts: Mapping[str, str | int | float] | None = None,
+) -> Report:
+    """The report of a model that `draw` draws with.
+
+    model: its name. unguided: the same model without guidance. again: its codec, there and back.
+    retrieved: for each question the training picture whose caption is nearest (N, 3, S, S).
+    facts: more to be told at the head, such as hashes and sampler settings.
+    """
+    pictures = drawn(draw, exam)
+    columns = {MODEL: pictures, REAL: exam.real}
+    if again is not None:
+        parts = [again(part) for part in exam.real.split(exam.batch)]
+        columns[CODEC] = torch.cat(parts).float().clamp(-1, 1)
+    if retrieved is not None:
+        columns["nearest caption's picture"] = retrieved
+    if unguided is not None:
+        columns["no guidance"] = drawn(unguided, exam)
+    columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=exam.seed)]
+    columns["mean picture"] = exam.reference.mean(dim=0).expand_as(pictures)
+    measures = {name: measured(column, exam) for name, column in columns.items()}
+    scores = {name: found.composition for name, found in measures.items()}
+    answers = {name: measures[name].answers for name in BY_SPLIT if name in measures}
+    tables = [
+        _composition_table(scores),
+        _checks_table(scores),
+        _splits_table(answers),
+        _distance_table(measures, exam),
+    ]
+    sheets = _sheets(pictures, exam, measures[MODEL].answers)
+    if again is not None:
+        tables.append(_reconstruction_table(exam, again))
+    if memory is not None:
+        tables.append(memory_table(exam, draw, pictures, memory))
+        sheets["nearest-training.png"] = worst_pairs(exam, pictures, memory)
+    return Report(
+        f"Evaluation of {model}",
+        _facts(exam, facts or {}),
+        tuple(tables),
+        prompts=tuple(zip(exam.prompts, exam.seeds, strict=True)),
+        pictures=sheets,
+        notes=(_HOW_TO_READ,),
+    )
+
+
+@torch.no_grad()
+def evaluate_composition(
+    exam: Exam,
+    draw: Draw,
+    *,
+    model: str,
+    again: Again | None = None,
+    facts: Mapping[str, str | int | float] | None = None,
+) -> Report:
+    """The composition score alone, with its ceilings and its floor: what a quick look needs.
+
+    Nothing is measured against the reference pictures. For the rest see `evaluate`.
+    """
+    pictures = drawn(draw, exam)
+    columns = {MODEL: pictures, REAL: exam.real}
+    if again is not None:
+        parts = [again(part) for part in exam.real.split(exam.batch)]
+        columns[CODEC] = torch.cat(parts).float().clamp(-1, 1)
+    columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=exam.seed)]
+    judge = exam.judge
+    answers = {
+        name: judged(column, exam.questions, judge.evaluator, judge.labels)
+        for name, column in columns.items()
+    }
+    scores = {name: score(found) for name, found in answers.items()}
+    return Report(
+        f"Evaluation of {model}",
+        _facts(exam, facts or {}),
+        (
+            _composition_table(scores),
+            _checks_table(scores),
+            _splits_table({name: answers[name] for name in BY_SPLIT if name in answers}),
+        ),
+        prompts=tuple(zip(exam.prompts, exam.seeds, strict=True)),
+        pictures=_sheets(pictures, exam, answers[MODEL]),
+        notes=(_HOW_TO_READ,),
+    )
+
+
+_HOW_TO_READ = (
+    "Brackets hold intervals of 95 %: of Wilson for shares, of the bootstrap for means. Real "
+    "renderings show what the judge itself gets right: the ceiling. Shuffled prompts are the "
+    "floor: the model's own pictures, judged by other prompts of the same category. Distances of "
+    "real renderings are the distance of two real sets."
+)
+
+
+def _facts(
+    exam: Exam, more: Mapping[str, str | int | float]
+) -> dict[str, str | int | float | Sequence[int]]:
+    config = exam.judge.evaluator.config
+    return {
+        **more,
+        "safelight": __version__,
+        "prompts": len(exam.questions),
+        "seeds": f"{min(exam.seeds)} to {max(exam.seeds)}",
+        "picture size": int(exam.real.shape[-1]),
+        "reference pictures": len(exam.reference),
+        "feature space": f"{exam.space}, {exam.dimensions} dimensions kept for Fréchet distances",
+        "evaluator SHA-256": exam.judge.sha256,
+        "resize": f"to {config.image_size}: area average for whole factors, else antialiased "
+        "bilinear",
+        "text match": "none" if exam.match is None else exam.match.name,
+        "seed of bootstraps, distractors and shuffles": exam.seed,
+    }
+
+
+def _composition_table(scores: Mapping[str, Composition]) -> Table:
+    rows: dict[str, list[Cell]] = {OVERALL: [found.overall for found in scores.values()]}
+    for category in CATEGORIES:
+        cells: list[Cell] = [found.categories.get(category) for found in scores.values()]
+        if any(cell is not None for cell in cells):
+            rows[category] = cells
+    rows[STRICT] = [found.strict for found in scores.values()]
+    return Table("Composition", tuple(scores), rows, _COMPOSITION)
+
+
+_COMPOSITION = (
+    "In the shape of GenEval (Ghosh et al. 2023), with our own judge and prompts: the numbers do "
+    "not compare with those of that benchmark."
+)
+
+
+def _checks_table(scores: Mapping[str, Composition]) -> Table:
+    rows = {}
+    for check in CHECKS:
+        cells: list[Cell] = [found.checks.get(check) for found in scores.values()]
+        if any(cell is not None for cell in cells):
+            rows[check] = cells
+    return Table(
+        "Single facts", tuple(scores), rows, "Over all prompts that state them, in any category."
+    )
+
+
+def _splits_table(answers: Mapping[str, Sequence[Answer]]) -> Table:
+    """For each split a row of the model, and below it one of each ceiling on the same prompts."""
+    rows: dict[str, list[Cell]] = {}
+    for split in dict.fromkeys(a.question.split for a in next(iter(answers.values()))):
+        for name, given in answers.items():
+            part = score([a for a in given if a.question.split == split])
+            title = split if name == MODEL else f"{split}, {name}"
+            rows[title] = [part.overall, *(part.checks.get(c) for c in CHECKS), part.strict]
+    return Table("By split", ("mean of categories", *CHECKS, STRICT), rows)
+
+
+def _distance_table(measures: Mapping[str, Measures], exam: Exam) -> Table:
+    space = exam.space
+    rows: dict[str, list[Cell]] = {
+        f"{space} KID": [m.kernel for m in measures.values()],
+        f"{space} Fréchet": [m.frechet for m in measures.values()],
+    }
+    for name in ("precision", "recall", "density", "coverage"):
+        rows[f"{name} (k={exam.neighbours})"] = [
+            None if m.coverage is None else float(getattr(m.coverage, name))
+            for m in measures.values()
+        ]
+    rows["true concept among 100"] = [m.concept_precision for m in measures.values()]
+    if exam.match is not None:
+        rows[f"R-precision ({exam.match.name})"] = [m.r_precision for m in measures.values()]
+        rows[f"CLIP score ({exam.match.name})"] = [m.clip_score for m in measures.values()]
+    return Table("Distances and text match", tuple(measures), rows)
+
+
+def _reconstruction_table(exam: Exam, again: Again) -> Table:
+    found = reconstruction(
+        exam.reference,
+        again,
+        features=lambda part: exam.judge.evaluator(part).features,
+        dimensions=exam.dimensions,
+        batch=exam.batch,
+        seed=exam.seed,
+    )
+    rows: dict[str, list[Cell]] = {
+        "PSNR, dB": [found.psnr],
+        "SSIM": [found.ssim],
+        f"{exam.space} Fréchet": [found.frechet],
+    }
+    return Table("Reconstruction of the reference pictures", ("autoencoder",), rows)
+
+
+def _sheets(pictures: Tensor, exam: Exam, answers: Sequence[Answer]) -> dict[str, bytes]:
+    """The first pictures as they come, the real ones beside, and the first that are not right."""
+    first = slice(0, SHOWN)
+    sheets = {
+        "pictures.png": sheet(pictures[first], captions=exam.prompts[first]),
+        "real.png": sheet(exam.real[first], captions=exam.prompts[first]),
+    }
+    wrong = [i for i, answer in enumerate(answers) if not answer.right][:SHOWN]
+    if wrong:
+        captions = [exam.prompts[i] for i in wrong]
+        sheets["not-right.png"] = sheet(pictures[wrong], captions=captions)
+    return sheets
