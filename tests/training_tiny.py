@@ -46,6 +46,24 @@ def net(seed: int = 0, dropout: float = 0.0) -> Net:
         return Net(dropout)
 
 
+class Steep(torch.autograd.Function):
+    """A value and a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: float) -> Tensor:
+        ctx.gradient = gradient
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        return gradient * ctx.gradient, None
+
+
+def steep(x: Tensor, gradient: float = float("nan")) -> Tensor:
+    found: Tensor = Steep.apply(x, gradient)  # type: ignore[no-untyped-call]
+    return found
+
+
 @dataclass
 class Pictures:
     """Pictures in memory; remembers which were asked for."""

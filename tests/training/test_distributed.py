@@ -15,7 +15,7 @@ from safelight.errors import RequestError
 from safelight.training.distributed import ALONE, Group, current, joined
 from safelight.training.journal import read_log
 from safelight.training.loop import train
-from safelight.training.saving import load_tensors, newest
+from safelight.training.saving import checkpoints, load_tensors, newest, step_of
 from training_tiny import Denoising, Duel, Pictures, net, settings
 
 SCRIPT = """
@@ -52,6 +52,12 @@ def port() -> int:
 
 def two(folder: Path, processes: int = 2, **given: Any) -> list[dict[str, Any]]:
     """Run as torchrun would start it; gives what each process saw."""
+    said = outputs([sys.executable, "-c", SCRIPT, str(folder), json.dumps(given)], processes)
+    return [json.loads(out.splitlines()[-1]) for out in said]
+
+
+def outputs(command: list[str], processes: int = 2) -> list[str]:
+    """What each of several processes printed, started as torchrun would start them."""
     common = {
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
@@ -59,7 +65,6 @@ def two(folder: Path, processes: int = 2, **given: Any) -> list[dict[str, Any]]:
         "PYTHONPATH": str(Path(__file__).parent.parent),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", SCRIPT, str(folder), json.dumps(given)]
     running = [
         subprocess.Popen(
             command,
@@ -72,7 +77,7 @@ def two(folder: Path, processes: int = 2, **given: Any) -> list[dict[str, Any]]:
     ]
     said = [process.communicate(timeout=120) for process in running]
     assert all(process.returncode == 0 for process in running), said
-    return [json.loads(out.splitlines()[-1]) for out, _ in said]
+    return [out for out, _ in said]
 
 
 def differences(one: Path, other: Path, player: str = "net") -> dict[str, float]:
@@ -199,3 +204,35 @@ def test_what_cannot_be_sharded_is_refused(
             tmp_path,
             group=Group(0, 2),
         )
+
+
+BAD_ROWS = """
+import sys
+from pathlib import Path
+from training_tiny import Denoising, Pictures, settings
+from safelight.errors import NonFiniteError
+from safelight.training.distributed import joined
+from safelight.training.loop import train
+
+with joined("cpu") as (group, device):
+    wrong = lambda loss, step: loss * float("nan") if step == 6 and group.rank == 1 else loss
+    given = settings(parallel=sys.argv[2], log_every=1000)
+    try:
+        train(Denoising(spoil=wrong), Pictures(), given, Path(sys.argv[1]), device=device)
+    except NonFiniteError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_all_processes_stop_together_when_the_rows_of_one_are_bad(
+    tmp_path: Path, parallel: str
+) -> None:
+    said = outputs([sys.executable, "-c", BAD_ROWS, str(tmp_path), parallel])
+    assert all("in step 7 the loss of net was nan" in text for text in said)
+    other = "in the rows of another process" if parallel == "ddp" else "the gradient of the weight"
+    assert f"first {other}" in said[0]
+    assert "first the loss of net, after the networks" in said[1]
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [7]
+    assert train(Denoising(), Pictures(), settings(), tmp_path).step == 10

@@ -96,7 +96,6 @@ def test_boards_get_every_figure_of_the_log(
 
 
 def test_tensorboard_draws_for_real(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     train(Denoising(), Pictures(), settings(tensorboard=True), tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

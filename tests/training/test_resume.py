@@ -16,7 +16,7 @@ import torch
 
 from safelight import writing
 from safelight.errors import CheckpointError, OutputError, RequestError
-from safelight.training import saving
+from safelight.training import running, saving
 from safelight.training.draw import Draw
 from safelight.training.journal import Record, read_log
 from safelight.training.loop import train
@@ -100,7 +100,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from training_tiny import Denoising, Pictures, net, settings
-from safelight.training import saving
+from safelight.training import running, saving
 from safelight.training.loop import train
 
 folder, where, at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -167,6 +167,29 @@ def test_checkpoints_come_in_time_and_only_the_newest_stay(tmp_path: Path) -> No
     train(Denoising(), Pictures(), settings(save_every=0.0, keep=3), tmp_path, watch=heard)
     assert heard.saves == list(range(1, 11))
     assert [saving.step_of(path) for path in saving.checkpoints(tmp_path)] == [8, 9, 10]
+
+
+def test_the_first_checkpoint_comes_sooner_than_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a minute, whatever the time between the others; here a step takes 20 seconds."""
+    real, steps = time.monotonic, 0
+
+    class Slow(Pictures):
+        def batch(self, indices: Any, draw: Draw) -> Any:
+            nonlocal steps
+            steps += 1
+            return super().batch(indices, draw)
+
+    monkeypatch.setattr(running.time, "monotonic", lambda: real() + 20.0 * steps)
+    for name, every, saved in (
+        ("a", 100.0, [3, 8, 10]),
+        ("b", 1e9, [3, 10]),
+        ("c", 40.0, [2, 4, 6, 8, 10]),
+    ):
+        heard, steps = Heard(), 0
+        train(Denoising(), Slow(), settings(save_every=every), tmp_path / name, watch=heard)
+        assert heard.saves == saved, name
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:

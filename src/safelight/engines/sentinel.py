@@ -82,7 +82,7 @@ def watch() -> Iterator[Sentinel]:
 
 def finite(result: object) -> bool:
     """Whether all floating-point tensors in a result are finite; looks into tuples, dataclasses."""
-    return all(bool(torch.isfinite(t).all()) for t in _tensors(result))
+    return all(bool(torch.isfinite(t).all()) for t in tensors_in(result))
 
 
 def first_nonfinite(module: nn.Module, call: Callable[[], object]) -> str:
@@ -126,13 +126,14 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _tensors(value: object) -> Iterator[Tensor]:
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The floating-point tensors in a value; looks into tuples, lists and dataclasses."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:
-            yield from _tensors(getattr(value, name))
+            yield from tensors_in(getattr(value, name))

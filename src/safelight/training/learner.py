@@ -72,8 +72,9 @@ class Learner:
 
         The first over all processes, the second in this one. Waits for the device.
         """
-        gradients, _, finite = self._summed()
-        weight = not_finite(dict(zip(self.weights.names, gradients, strict=True)))
+        gradients = dict(zip(self.weights.names, self.weights.gradients(), strict=True))
+        weight = not_finite(gradients)  # before those of other processes are in it
+        finite = self._summed()[2]
         self.begin()
         return bool(finite), weight
 

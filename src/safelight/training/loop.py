@@ -48,7 +48,8 @@ def train(
 
     Raises RequestError if the settings do not fit the task or the run in the folder, or if there is
     one and resume is false; NonFiniteError if a step is not finite and settings say to stop, or if
-    50 in a row are not; OutputError if the disk refuses and settings say to stop, or at the end.
+    50 in a row are not, what was learned before being saved; OutputError if the disk refuses and
+    settings say to stop, or at the end.
     """
     device, group, watch = torch.device(device), group or current(), watch or Watch()
     order = order or Flat(len(data), settings.batch_size, settings.seed)

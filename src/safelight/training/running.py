@@ -226,7 +226,7 @@ class Run(Generic[B]):
             again = "it is finite" if place is None else f"it is not finite either: first {place}"
             again = f"computed again{' uncompiled' if was_compiled else ''} {again}"
         except Exception as error:  # out of memory above all; the first error is the one to tell
-            place, again = "", f"it could not be computed again ({shown(error, 200)})"
+            place, again = "", f"it could not be computed again ({shown(str(error), 200)})"
         if was_compiled and place is None:
             self.compiled.distrust()
             for learner in self.learners.values():
