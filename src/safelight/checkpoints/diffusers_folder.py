@@ -1,5 +1,6 @@
 """Models as Diffusers folders: one sub-folder for each part, described by JSON files."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safelight.checkpoints.identity import Identity, reason_for
 from safelight.checkpoints.json_object import JsonObject, read_object
 from safelight.checkpoints.keymap import KeyMap, Row
 from safelight.checkpoints.measure_clip import IDLE
-from safelight.checkpoints.model_json import clip_from_json, is_projected
+from safelight.checkpoints.model_json import clip_from_json, is_projected, vae_from_json
 from safelight.checkpoints.parts import Part, Role, Selection
 from safelight.checkpoints.rows_clip import transformers_rows
 from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
@@ -120,6 +121,8 @@ def _opened(
         opened.append(Opened("vae", vae.file, vae.paths))
         family = with_vae(family, vae.vae, shown(folder / "vae"))
         parts.insert(1, vae.part)
+    else:
+        family = _with_own_scale(folder, family)
     about = about_folder(folder)
     family = about.said_of(replace(family, native_size=_native_size(folder, family)))
     return Checkpoint(
@@ -129,6 +132,18 @@ def _opened(
         parts=tuple(parts),
         files=tuple(opened),
     )
+
+
+def _with_own_scale(folder: Path, family: Family) -> Family:
+    """The family with the scale of the folder's own autoencoder, which another takes the place of.
+
+    The U-Net was trained on latents of that scale, whatever decodes them. An autoencoder that is
+    missing or not supported leaves the family as it is: it may be why another is put in.
+    """
+    with suppress(FileError, CheckpointError):
+        own = vae_from_json(read_object(folder / "vae" / "config.json"))
+        return with_vae(family, own, shown(folder / "vae"))
+    return family
 
 
 def _check_classes(index: JsonObject) -> None:

@@ -60,7 +60,7 @@ def apart(request: Request, model: Model) -> list[str]:
     if request.batch == 1 or batch_limit(first.replace(batch=request.batch)) > 1:
         return []
     if not first.exact:
-        return [f"--batch {request.batch} does nothing: {request.sampler} draws pictures apart."]
+        return [f"--batch {request.batch} does nothing: {first.sampler} draws pictures apart."]
     return [
         f"--batch {request.batch} does nothing: pictures are computed one at a time, so that each "
         "has the same bits in any batch; --no-exact computes them together."

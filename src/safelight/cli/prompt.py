@@ -15,7 +15,14 @@ def prompt(
     emphasis: Annotated[
         str, typer.Option("--emphasis", help="original, no norm, ignore, none, comfy or compel.")
     ] = "original",
-    steps: Annotated[int, typer.Option("--steps", "-s", help="Steps to plan schedules for.")] = 20,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Read it with this model's own vocabulary and steps."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", "-s", help="Steps to plan schedules for [the model's, else 20]."),
+    ] = None,
     sampler: Annotated[
         str | None,
         typer.Option("--sampler", help="Count this sampler's calls: some make two a step."),
@@ -60,6 +67,7 @@ def prompt(
         source,
         dialect=dialect,
         emphasis=emphasis,
+        model=model,
         steps=steps,
         sampler=sampler,
         comma_backtrack=comma_backtrack,

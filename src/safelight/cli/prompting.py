@@ -13,6 +13,7 @@ from safelight.cli.wishes import Wishes, refuse_idle_options, wording_of
 from safelight.errors import RequestError
 from safelight.printable import shown
 from safelight.tasks.request import SEED_LIMIT, Request
+from safelight.text.bpe import Tokenizer
 from safelight.text.convert import convert
 from safelight.text.inspection import PartInspection, PromptInspection, inspect_prompt
 from safelight.text.report import TextReport, TokenReport
@@ -71,14 +72,20 @@ def show_prompt(
     *,
     dialect: str,
     emphasis: str,
-    steps: int,
+    model: str | None,
+    steps: int | None,
     sampler: str | None,
     comma_backtrack: int,
     as_json: bool,
 ) -> None:
-    """Print how a prompt is read. Raises RequestError for an unknown dialect or sampler."""
+    """Print how a prompt is read: by a model, if one is named.
+
+    Raises RequestError for an unknown dialect or sampler, FileError or CheckpointError for a model
+    that cannot be read; its weights are not.
+    """
     known = _dialect(dialect)
     text, notes = source.made(known)
+    tokenizer, own_steps = (None, 20) if model is None else _reader(model)
     calls = 1
     if sampler is not None:
         from safelight.diffusion.samplers import resolve_sampler
@@ -86,12 +93,13 @@ def show_prompt(
         calls = resolve_sampler(sampler).counted_calls
     seen = inspect_prompt(
         text,
-        steps=steps,
+        steps=own_steps if steps is None else steps,
         dialect=known,
         emphasis=_emphasis(emphasis),
         calls_per_step=calls,
         negative=source.negative,
         comma_backtrack=comma_backtrack,
+        tokenizer=tokenizer,
     )
     seen = replace(seen, notes=(*notes, *seen.notes))
     if as_json:
@@ -107,6 +115,18 @@ def show_prompt(
     for network in seen.networks:
         told.print(Text(f"extra network {shown(str(network))}"))
     tell(seen.notes)
+
+
+def _reader(model: str) -> tuple[Tokenizer, int]:
+    """How a model splits texts, and how many steps it is drawn with unless told."""
+    from safelight.checkpoints.library import find_model
+    from safelight.checkpoints.load import open_checkpoint
+    from safelight.families import SamplerHint
+
+    with open_checkpoint(find_model(model), own_vae=False) as checkpoint:
+        family = checkpoint.family
+    steps = (family.hint if family.hint.stated else SamplerHint()).steps
+    return Tokenizer(vocabulary=family.text.vocabulary), steps
 
 
 def convert_prompt(source: Source, dialect: str, target: str, *, as_json: bool) -> None:

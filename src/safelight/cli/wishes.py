@@ -124,11 +124,17 @@ def base_settings(wishes: Wishes, *, varied: Collection[str] = ()) -> dict[str, 
     """
     settings: dict[str, object] = {}
     if wishes.like is not None:
+        from safelight.families import SamplerHint
+
         found = read_settings(must_exist(wishes.like, "picture"))
         tell(found.notes)
         if found.request is None:
             raise FileError(f"{wishes.like} carries no settings to start from.")
-        settings = found.request.model_dump(mode="json", exclude_defaults=True)
+        # a picture's own settings stand before the model's, also where they are the defaults
+        settings = {
+            **found.request.model_dump(mode="json", include=set(SamplerHint().settings())),
+            **found.request.model_dump(mode="json", exclude_defaults=True),
+        }
         needed = [role for role in FILES if role not in wishes.settings and role not in varied]
         settings |= _files_of(wishes.like, found, needed)
     settings = laid_on(settings, wishes.settings)

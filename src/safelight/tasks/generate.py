@@ -63,10 +63,14 @@ def generate(
 
 
 def settled(request: Request, model: Model) -> list[Request]:
-    """The request as single pictures with nothing left open: size, seed, type, exactness, bands.
+    """The request as single pictures with nothing left open.
 
-    Raises RequestError if the size does not suit the model's autoencoder.
+    The model states its size, and may state steps, sampler, schedule and guidance scale; seed,
+    type, exactness and bands are chosen here. Raises RequestError if the size does not suit the
+    model's autoencoder, or what was given does not go with the model's sampler.
     """
+    if model.family.hint.stated:
+        request = request.suited(model.family.hint.settings())
     side = model.family.native_size
     width, height = request.width or side, request.height or side
     for name, length in (("width", width), ("height", height)):
@@ -75,12 +79,16 @@ def settled(request: Request, model: Model) -> list[Request]:
     if exact is None:
         exact = model.device.type == "cpu" and model.dtype == torch.float32
     tile = request.tile_vae if request.tile_vae is not None else width * height > LARGE
-    whole = request.resolved().replace(
-        width=width,
-        height=height,
-        exact=exact,
-        tile_vae=tile,
-        dtype=dtype_name(model.dtype),
+    whole = (
+        request.resolved()
+        .spelled_out()
+        .replace(
+            width=width,
+            height=height,
+            exact=exact,
+            tile_vae=tile,
+            dtype=dtype_name(model.dtype),
+        )
     )
     return [
         whole.single(k).replace(batch=1 if exact else request.batch) for k in range(whole.count)

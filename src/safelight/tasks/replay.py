@@ -140,7 +140,7 @@ def from_settings(
     """
     if found.request is None:
         raise FileError(f"{picture} carries no recipe and no settings of a known program.")
-    request = found.request.replace(count=1)
+    request = found.request.spelled_out().replace(count=1)
     if request.model is None and "model" not in given:
         raise ReplayError(f"{picture} does not say which model drew it; give it with --model PATH.")
     return _located(request, given, folders, hashes_of(found))

@@ -93,8 +93,16 @@ class Settings(BaseModel):
                 raise RequestError(complaint(type(self), error, place=self.place)) from None
 
     def replace(self, **changes: object) -> Self:
-        """The same settings with some changed, and all checked again. Raises RequestError."""
-        return type(self)(**{**dict(self), **changes})
+        """The same settings with some changed, and all checked again. Raises RequestError.
+
+        What was left open before and is not changed stays open; see `Request.suited`.
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**given, **changes})
+
+    def spelled_out(self) -> Self:
+        """The same settings, none of them left open."""
+        return type(self)(**dict(self))
 
 
 class SamplerOptions(Settings):
@@ -219,6 +227,9 @@ class Sizes(Settings):
 class Request(Settings):
     """A drawing from text: every setting that can change a pixel.
 
+    A setting that is not given is left open. Drawing fills it with the model's own if the model
+    states one (steps, sampler, schedule, guidance scale; `suited`), else with the default below; a
+    value that equals the default counts as given. A picture's recipe leaves nothing open.
     Raises RequestError (one line) for an unknown setting, a value out of its range, a NaN or an
     infinity, a size that is not a multiple of 8, or more work than `WORK_LIMIT`.
     """
@@ -330,7 +341,20 @@ class Request(Settings):
             if option not in used.options:
                 known = f"takes {', '.join(used.options)}" if used.options else "takes no options"
                 raise RequestError(f"schedule {used.label} has no option {option}; it {known}.")
-        return self.replace(sampler=info.label, schedule=named.label if named else AUTOMATIC)
+        names = {"sampler": info.label, "schedule": named.label if named else AUTOMATIC}
+        # what was left open and has the default's name stays open
+        return self.replace(**{k: v for k, v in names.items() if getattr(self, k) != v})
+
+    def suited(self, settings: Mapping[str, object]) -> Self:
+        """The same request with these settings of a model where it leaves them open.
+
+        The model's schedule belongs to its sampler: it is left out for another sampler. Raises
+        RequestError if what was given does not go with them, as an option of another sampler.
+        """
+        below = {name: v for name, v in settings.items() if name not in self.model_fields_set}
+        if "sampler" in self.model_fields_set:
+            below.pop("schedule", None)
+        return self.replace(**below).with_known_names() if below else self
 
     @property
     def is_automatic(self) -> bool:
