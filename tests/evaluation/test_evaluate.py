@@ -14,7 +14,7 @@ from safelight.checkpoints.evaluator_folder import LoadedEvaluator
 from safelight.errors import RequestError
 from safelight.evaluation.composition import CATEGORIES, Question
 from safelight.evaluation.copies import Memory
-from safelight.evaluation.evaluate import MODEL, REAL, evaluate
+from safelight.evaluation.evaluate import MODEL, REAL, evaluate, evaluate_composition
 from safelight.evaluation.exam import Draw, Exam, TextMatch, drawn, measured
 from safelight.evaluation.intervals import Estimate, Share
 from safelight.evaluation.report import Report, markdown, write
@@ -169,9 +169,19 @@ def test_splits_are_told_apart() -> None:
 
     report = evaluate(of, draw, model="toy")
     for split, expected in (("seen", 1.0), ("held-out pairs", 0.0)):
-        row = cells(report, "The model by split", split)
+        row = cells(report, "By split", split)
         assert share(row["concept"]) == expected
+        ceiling = cells(report, "By split", f"{split}, real renderings")
+        assert share(ceiling["concept"]) == 1.0
     assert len(report.pictures["not-right.png"]) > 100
+    # what was held out does not weigh in the score of what was seen
+    overall = cells(report, "Composition", "**overall** (mean of categories)")
+    assert overall["model"] == 1.0
+    quick = evaluate_composition(of, draw, model="toy")
+    assert [t.rows for t in quick.tables] == [
+        {row: [t.rows[row][t.columns.index(c)] for c in q.columns] for row in q.rows}
+        for q, t in zip(quick.tables, report.tables, strict=False)
+    ]
 
 
 def test_a_model_that_copies_is_reported() -> None:

@@ -52,7 +52,7 @@ def memory_table(exam: Exam, draw: Draw, pictures: Tensor, memory: Memory) -> Ta
         )
         if captions
     }
-    searches = {exam.space: by_features(exam), "aligned pixels": by_pixels}
+    searches = {exam.space: by_features(exam), "aligned pixels": by_pixels()}
     found: list[Memorisation] = []
     copies: dict[str, list[Cell]] = {}
     for space, search in searches.items():
@@ -95,6 +95,7 @@ def worst_pairs(exam: Exam, pictures: Tensor, memory: Memory) -> bytes:
 def by_features(exam: Exam) -> Search:
     """The search in the evaluator's features."""
 
+    @remembered
     def features(pictures: Tensor) -> Tensor:
         parts = pictures.split(exam.batch)
         return torch.cat([exam.judge.evaluator(part).features for part in parts])
@@ -105,10 +106,29 @@ def by_features(exam: Exam) -> Search:
     return search
 
 
-def by_pixels(samples: Tensor, references: Tensor, same: bool) -> Nearest:
+def by_pixels() -> Search:
     """The search in pixels without background."""
-    plain = [torch.cat([foregrounds(p) for p in x.split(256)]) for x in (samples, references)]
-    return nearest_aligned(*plain, apart_from_self=same)
+
+    @remembered
+    def plain(pictures: Tensor) -> Tensor:
+        return torch.cat([foregrounds(part) for part in pictures.split(256)])
+
+    def search(samples: Tensor, references: Tensor, same: bool) -> Nearest:
+        return nearest_aligned(plain(samples), plain(references), apart_from_self=same)
+
+    return search
+
+
+def remembered(make: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, computed once for each tensor: the training set is searched many times."""
+    known: dict[int, tuple[Tensor, Tensor]] = {}  # keeping a tensor keeps its id its own
+
+    def made(pictures: Tensor) -> Tensor:
+        if id(pictures) not in known:
+            known[id(pictures)] = (pictures, make(pictures))
+        return known[id(pictures)][1]
+
+    return made
 
 
 def _searched(

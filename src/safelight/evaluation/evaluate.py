@@ -24,6 +24,7 @@ from safelight.version import __version__
 SHOWN = 64  # pictures of a sheet
 OVERALL, STRICT = "**overall** (mean of categories)", "all that the prompt says"
 MODEL, REAL, CODEC = "model", "real renderings", "codec ceiling"
+SEEN = "seen"  # the split of what was trained on
 BY_SPLIT = (MODEL, REAL, CODEC)  # columns that are told for each split
 
 
@@ -56,14 +57,8 @@ def evaluate(
     columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=exam.seed)]
     columns["mean picture"] = exam.reference.mean(dim=0).expand_as(pictures)
     measures = {name: measured(column, exam) for name, column in columns.items()}
-    scores = {name: found.composition for name, found in measures.items()}
-    answers = {name: measures[name].answers for name in BY_SPLIT if name in measures}
-    tables = [
-        _composition_table(scores),
-        _checks_table(scores),
-        _splits_table(answers),
-        _distance_table(measures, exam),
-    ]
+    answers = {name: found.answers for name, found in measures.items()}
+    tables = [*_answer_tables(answers), _distance_table(measures, exam)]
     sheets = _sheets(pictures, exam, measures[MODEL].answers)
     if again is not None:
         tables.append(_reconstruction_table(exam, again))
@@ -104,15 +99,10 @@ def evaluate_composition(
         name: judged(column, exam.questions, judge.evaluator, judge.labels)
         for name, column in columns.items()
     }
-    scores = {name: score(found) for name, found in answers.items()}
     return Report(
         f"Evaluation of {model}",
         _facts(exam, facts or {}),
-        (
-            _composition_table(scores),
-            _checks_table(scores),
-            _splits_table({name: answers[name] for name in BY_SPLIT if name in answers}),
-        ),
+        _answer_tables(answers),
         prompts=tuple(zip(exam.prompts, exam.seeds, strict=True)),
         pictures=_sheets(pictures, exam, answers[MODEL]),
         notes=(_HOW_TO_READ,),
@@ -147,20 +137,35 @@ def _facts(
     }
 
 
-def _composition_table(scores: Mapping[str, Composition]) -> Table:
+def _answer_tables(answers: Mapping[str, Sequence[Answer]]) -> tuple[Table, ...]:
+    """All that is told of judged pictures, with a column for each set of them."""
+    seen = {name: [a for a in given if a.question.split == SEEN] for name, given in answers.items()}
+    mixed = any(a.question.split != SEEN for a in next(iter(answers.values())))
+    # What was held out is harder in its own ways: it would blur the score of what was not.
+    headline = seen if all(seen.values()) else answers
+    note = f"{_COMPOSITION} {_SEEN_ONLY}" if headline is seen and mixed else _COMPOSITION
+    return (
+        _composition_table({name: score(given) for name, given in headline.items()}, note),
+        _checks_table({name: score(given) for name, given in answers.items()}),
+        _splits_table({name: answers[name] for name in BY_SPLIT if name in answers}),
+    )
+
+
+def _composition_table(scores: Mapping[str, Composition], note: str) -> Table:
     rows: dict[str, list[Cell]] = {OVERALL: [found.overall for found in scores.values()]}
     for category in CATEGORIES:
         cells: list[Cell] = [found.categories.get(category) for found in scores.values()]
         if any(cell is not None for cell in cells):
             rows[category] = cells
     rows[STRICT] = [found.strict for found in scores.values()]
-    return Table("Composition", tuple(scores), rows, _COMPOSITION)
+    return Table("Composition", tuple(scores), rows, note)
 
 
 _COMPOSITION = (
     "In the shape of GenEval (Ghosh et al. 2023), with our own judge and prompts: the numbers do "
     "not compare with those of that benchmark."
 )
+_SEEN_ONLY = "Prompts of the split `seen` alone; for what was held out see the table by split."
 
 
 def _checks_table(scores: Mapping[str, Composition]) -> Table:
@@ -177,7 +182,8 @@ def _checks_table(scores: Mapping[str, Composition]) -> Table:
 def _splits_table(answers: Mapping[str, Sequence[Answer]]) -> Table:
     """For each split a row of the model, and below it one of each ceiling on the same prompts."""
     rows: dict[str, list[Cell]] = {}
-    for split in dict.fromkeys(a.question.split for a in next(iter(answers.values()))):
+    found = dict.fromkeys(a.question.split for a in next(iter(answers.values())))
+    for split in sorted(found, key=lambda name: name != SEEN):
         for name, given in answers.items():
             part = score([a for a in given if a.question.split == split])
             title = split if name == MODEL else f"{split}, {name}"

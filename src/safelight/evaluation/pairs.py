@@ -121,9 +121,7 @@ _HOW_TO_READ = (
 )
 
 
-def _facts(
-    pairs: Pairs, more: Mapping[str, str | int | float]
-) -> dict[str, str | int | float]:
+def _facts(pairs: Pairs, more: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
     return {
         **more,
         "safelight": __version__,
