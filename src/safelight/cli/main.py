@@ -24,6 +24,9 @@ VERBS: dict[str, str] = {
     "prompt": "Show how a prompt is read: tokens, chunks, weights, schedule.",
     "inspect": "Say what a weights file or a picture is and holds.",
     "convert": "Write a model in another file layout or type.",
+    "data": "Look at a training set and pack it.",
+    "train": "Train an autoencoder, a CLIP, a diffusion model or an evaluator.",
+    "evaluate": "Judge a model's pictures, with ceilings and baselines beside.",
     "models": "List the models on this machine.",
     "download": "Fetch a model: the only command that uses the network.",
 }
@@ -37,7 +40,7 @@ class Verbs(TyperGroup):
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
         return list(VERBS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override]
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> "TyperCommand | TyperGroup | None":  # type: ignore[override]
         return command(cmd_name) if cmd_name in VERBS else None
 
     def format_commands(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:  # type: ignore[override]
@@ -61,13 +64,22 @@ class Verb(TyperCommand):
                 formatter.write_dl(records)
 
 
-def command(name: str) -> TyperCommand:
-    """The command of one verb, made from the typed function of the same name in its module."""
-    function = getattr(importlib.import_module(f"safelight.cli.{name}"), name)
+def command(name: str) -> TyperCommand | TyperGroup:
+    """The command of one verb, made from the typed function of the same name in its module.
+
+    If the module lists PARTS, the verb is a group of them: `safelight data check`.
+    """
+    module = importlib.import_module(f"safelight.cli.{name}")
+    parts: dict[str, str] = getattr(module, "PARTS", {})
     verbs = typer.Typer(add_completion=False, rich_markup_mode=None)
-    verbs.command(name=name, cls=Verb, short_help=VERBS[name])(function)
+    if parts:
+        verbs.callback()(getattr(module, name))
+        for part, meaning in parts.items():
+            verbs.command(name=part, cls=Verb, short_help=meaning)(getattr(module, part))
+    else:
+        verbs.command(name=name, cls=Verb, short_help=VERBS[name])(getattr(module, name))
     made = typer.main.get_command(verbs)
-    assert isinstance(made, TyperCommand)
+    assert isinstance(made, TyperCommand | TyperGroup)
     return made
 
 

@@ -1,0 +1,288 @@
+"""The config of each recipe, as one type: what a TOML file may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, TypeAdapter
+
+from safelight.diffusion.process import BetaSchedule
+from safelight.training.config.sections import (
+    Count,
+    DataSection,
+    ExportSection,
+    PictureSection,
+    Positive,
+    PreviewSection,
+    SceneSection,
+    Section,
+    Share,
+    Text,
+    TrainingSection,
+    Weighting,
+)
+
+
+def _kind_of(data: object) -> str:
+    """What a data section says it is; pictures if it says nothing."""
+    if isinstance(data, dict):
+        return str(data.get("kind", "pictures"))
+    return str(getattr(data, "kind", "pictures"))
+
+
+Data = Annotated[
+    Annotated[PictureSection, Tag("pictures")] | Annotated[SceneSection, Tag("scenes")],
+    Discriminator(_kind_of),
+]
+Number = float | int | str
+
+
+class Base(Section):
+    """What every recipe has."""
+
+    folder: Text
+    device: Text = "auto"
+    data: Data
+    training: TrainingSection
+    export: ExportSection = ExportSection()
+
+
+# -- autoencoder -----------------------------------------------------------------------------------
+
+
+class CoderSection(Section):
+    """The autoencoder: its shape, or the checkpoint whose weights go on learning."""
+
+    kind: Literal["kl", "vq"] = "kl"
+    checkpoint: Text | None = None  # of kind kl; then the shape is the checkpoint's
+    latent_channels: Positive = 4
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512, 512)
+    layers: Positive = 2
+    groups: Positive = 32
+    mid_attention: bool = True
+    codes: Positive = 8192  # vq
+    averages: bool = True  # vq: the codebook follows its latents
+    fold: bool = True  # kl from scratch: give the latents zero mean and unit deviation at the end
+
+
+class CoderLossSection(Section):
+    """How much each distance counts; 0 leaves it out."""
+
+    l1: Weighting = 1.0
+    laplacian: Weighting = 0.5
+    ms_ssim: Weighting = 0.1
+    squares: Weighting = 0.5
+    perceptual: Weighting = 0.25
+    image_encoder: Text | None = None  # the vision tower that judges likeness
+    kl: Weighting = 2e-3
+    codebook: Weighting = 1.0
+    commitment: Weighting = 0.25
+    adversarial: Weighting = 0.5
+    noisy_rows: Share = 0.5  # that are decoded from latents with a little noise
+    noise_sizes: tuple[Weighting, Weighting] = (0.05, 0.1)
+
+
+class CriticSection(Section):
+    """The critic, and when it counts."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 64, 128, 192)
+    norm: Literal["group", "spectral", "none"] = "group"
+    groups: Positive = 16
+    start: Share = 0.6
+    lead: Count = 50
+    ramp: Count = 200
+    lecam: Weighting = 0.01
+    r1: Weighting = 0.0
+
+
+class AutoencoderRun(Base):
+    """`recipe = "autoencoder"`."""
+
+    recipe: Literal["autoencoder"]
+    autoencoder: CoderSection = CoderSection()
+    loss: CoderLossSection = CoderLossSection()
+    critic: CriticSection | Literal[False] = CriticSection()
+
+
+# -- clip ------------------------------------------------------------------------------------------
+
+
+class TowerSection(Section):
+    """A transformer."""
+
+    layers: Positive
+    width: Positive
+    heads: Positive
+    mlp_width: Positive
+
+
+class TextTowerSection(TowerSection):
+    layers: Positive = 4
+    width: Positive = 256
+    heads: Positive = 4
+    mlp_width: Positive = 1024
+
+
+class VisionTowerSection(TowerSection):
+    layers: Positive = 6
+    width: Positive = 160
+    heads: Positive = 5
+    mlp_width: Positive = 640
+    patch: Positive = 16
+
+
+class ClipSection(Section):
+    """The two towers and their words. vocabulary: "learned", "clip", or a tokenizer's folder."""
+
+    vocabulary: Text = "learned"
+    vocabulary_size: Annotated[int, Field(ge=514)] = 6000
+    projection: Positive = 256
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    caption_tokens: Annotated[int, Field(ge=8, le=77)] = 77  # columns that training is shown
+    text: TextTowerSection = TextTowerSection()
+    vision: VisionTowerSection = VisionTowerSection()
+
+
+class ClipLossSection(Section):
+    """The contrast, what a teacher adds, and how pictures and captions are changed."""
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    teacher: Text | None = None
+    phrases: Positive = 1  # of the teacher, beside each pair
+    taught: Weighting = 1.0
+    matched: Weighting = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.7
+    blur: Share = 1.0
+    noise: Weighting = 0.05
+    thinned: Share = 0.05
+
+
+class ClipRun(Base):
+    """`recipe = "clip"`."""
+
+    recipe: Literal["clip"]
+    clip: ClipSection = ClipSection()
+    loss: ClipLossSection = ClipLossSection()
+
+
+# -- diffusion -------------------------------------------------------------------------------------
+
+
+class UnetSection(Section):
+    """The shape of a U-Net from scratch; context width and channels follow from the parts."""
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 192)
+    depths: Annotated[tuple[tuple[Count, ...], ...], Field(min_length=1)] = ((1, 1), (1, 1))
+    heads: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 6)
+    mid_depth: Count = 1
+    groups: Positive = 32
+    linear_projection: bool = False
+
+
+class ModelSection(Section):
+    """Which network learns: a whole model that is fine-tuned, or parts and a new U-Net.
+
+    checkpoint: a file or folder. autoencoder, text: folders that the other recipes wrote, or parts
+    of a published model; text is the folder that holds text_encoder and tokenizer.
+    """
+
+    checkpoint: Text | None = None
+    vae: Text | None = None  # replaces the checkpoint's own
+    variant: Text | None = None
+    use_ema: bool = False  # of the checkpoint
+    autoencoder: Text | None = None
+    text: Text | None = None
+    unet: UnetSection | None = None
+    label: Annotated[str, Field(min_length=1, max_length=80)] | None = None
+
+
+class ProcessSection(Section):
+    """The noise process; for a checkpoint what is left out is the checkpoint's own."""
+
+    kind: Literal["ddpm", "edm", "flow"] | None = None
+    prediction: Literal["eps", "v", "x0", "flow", "edm"] | None = None
+    beta_start: Annotated[float, Field(gt=0, lt=1)] | None = None
+    beta_end: Annotated[float, Field(gt=0, lt=1)] | None = None
+    beta_schedule: BetaSchedule | None = None
+    zero_terminal_snr: bool | None = None
+    shift: Annotated[float, Field(gt=0)] | None = None
+
+
+class NamedSection(Section):
+    """A law by its name, with its numbers beside it."""
+
+    name: Text
+    options: dict[str, Number] = Field(default_factory=dict)
+
+
+class NoiseSection(Section):
+    """What a step asks: at which noise levels, how they weigh, and what is said."""
+
+    draw: NamedSection | None = None
+    weight: NamedSection = NamedSection(name="constant")
+    caption_dropout: Share = 0.1
+    offset_noise: Weighting = 0.0
+    pyramid_noise: Share = 0.0
+    input_perturbation: Weighting = 0.0
+    huber: Annotated[float, Field(gt=0)] | None = None
+    latents: Literal["mode", "sample"] = "mode"
+    checkpointing: bool = False  # recompute activations instead of keeping them
+
+
+class CacheSection(Section):
+    """Where latents are kept. folder: None is the folder `cache` of the run."""
+
+    folder: Text | None = None
+    batch: Positive = 16
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
+
+
+class HintSection(Section):
+    """How a model from scratch is best drawn with, written into it."""
+
+    sampler: Text = "dpmpp_2m"
+    schedule: Text | None = "karras"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] = 3.0
+
+
+class DiffusionRun(Base):
+    """`recipe = "diffusion"`."""
+
+    recipe: Literal["diffusion"]
+    model: ModelSection
+    process: ProcessSection = ProcessSection()
+    noise: NoiseSection = NoiseSection()
+    cache: CacheSection = CacheSection()
+    previews: PreviewSection | None = None
+    hint: HintSection = HintSection()
+
+
+# -- evaluator -------------------------------------------------------------------------------------
+
+
+class EvaluatorSection(Section):
+    """The shape of the judge of scenes."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)] = (32, 64, 128, 192)
+    image_size: Annotated[int, Field(ge=16)] = 64
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class EvaluatorRun(Base):
+    """`recipe = "evaluator"`."""
+
+    recipe: Literal["evaluator"]
+    data: SceneSection
+    evaluator: EvaluatorSection = EvaluatorSection()
+
+
+Config = AutoencoderRun | ClipRun | DiffusionRun | EvaluatorRun
+RECIPES: dict[str, type[Config]] = {
+    "autoencoder": AutoencoderRun,
+    "clip": ClipRun,
+    "diffusion": DiffusionRun,
+    "evaluator": EvaluatorRun,
+}
+ADAPTERS: dict[str, TypeAdapter[Config]] = {n: TypeAdapter(kind) for n, kind in RECIPES.items()}
+__all__ = ["ADAPTERS", "RECIPES", "Config", "DataSection"]

@@ -1,0 +1,1 @@
+"""From a checked config to what the training loop takes: a task, its data, and its settings."""

@@ -1,0 +1,28 @@
+"""From any config to its job."""
+
+from safelight.training.config.configs import (
+    AutoencoderRun,
+    ClipRun,
+    Config,
+    DiffusionRun,
+)
+from safelight.training.recipes.job import Job, Workshop
+
+
+def job_of(config: Config, workshop: Workshop) -> Job:
+    """The job of a config. Raises what its recipe raises."""
+    if isinstance(config, AutoencoderRun):
+        from safelight.training.recipes.autoencoder import autoencoder_job
+
+        return autoencoder_job(config, workshop)
+    if isinstance(config, ClipRun):
+        from safelight.training.recipes.clip import clip_job
+
+        return clip_job(config, workshop)
+    if isinstance(config, DiffusionRun):
+        from safelight.training.recipes.diffusion import diffusion_job
+
+        return diffusion_job(config, workshop)
+    from safelight.training.recipes.evaluator import evaluator_job
+
+    return evaluator_job(config, workshop)
