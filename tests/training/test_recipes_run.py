@@ -25,7 +25,7 @@ from safelight.training.recipes.estimate import estimate
 from safelight.training.recipes.exporting import LAST, Which, chosen, which
 from safelight.training.recipes.job import Job, Workshop
 from safelight.training.recipes.latents import Reworded
-from safelight.training.recipes.rows import KeptPairs
+from safelight.training.recipes.rows import KeptPairs, Labelled
 from safelight.training.scenes.cutouts import save_cutouts
 
 SCENES = {
@@ -140,6 +140,31 @@ def test_an_evaluator_of_scenes_is_trained_and_written(place: Path) -> None:
     (folder,) = trained(values)
     loaded = load_evaluator(folder)
     assert len(loaded.labels.concepts) == 12 and loaded.labels.styles[0] == "fluent-3d"
+
+
+@pytest.mark.parametrize(("share", "further"), [(0.0, 0), (0.5, 6)])
+def test_an_evaluator_also_sees_the_drawings_that_models_never_do(
+    place: Path, share: float, further: int
+) -> None:
+    values = {
+        "recipe": "evaluator",
+        "folder": "run",
+        "data": {k: v for k, v in SCENES.items() if k != "mix"},
+        "evaluator": {"widths": [8, 8, 8, 8], "image_size": 32, "held_out_drawings": share},
+        "training": runs.TRAINING,
+    }
+    made = job(values)
+    assert isinstance(made.data, Labelled)
+    assert len(made.data) == 12 + further
+    entries = scenes_tiny.cutouts().entries
+    concepts = sorted({entry.hexcode for entry in entries})
+    styles = sorted({entry.style for entry in entries})
+    hidden = {(e.hexcode, e.style) for e in entries if e.split == "heldout_combo"}
+    shown = [
+        (concepts[concept], styles[style]) in hidden
+        for concept, style in zip(made.data.concept.tolist(), made.data.style.tolist(), strict=True)
+    ]
+    assert shown == [False] * 12 + [True] * further
 
 
 def test_clip_of_scenes_knows_what_captions_leave_unsaid(place: Path) -> None:

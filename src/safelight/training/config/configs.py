@@ -261,12 +261,17 @@ class DiffusionRun(Base):
 
 
 class EvaluatorSection(Section):
-    """The shape of the judge of scenes."""
+    """The shape of the judge of scenes.
+
+    held_out_drawings: how many scenes, as a share of data.count, show the drawings that models are
+    tested on and never learn from; the judge has to know them.
+    """
 
     widths: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)] = (32, 64, 128, 192)
     image_size: Annotated[int, Field(ge=16)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    held_out_drawings: Share = 0.08
 
 
 class EvaluatorRun(Base):

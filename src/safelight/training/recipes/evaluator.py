@@ -1,6 +1,6 @@
 """The recipe of an evaluator: what it must name is known, for the pictures are made of cut-outs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,18 +10,21 @@ from torch.nn import functional as F
 from safelight.checkpoints.evaluator_folder import write_evaluator
 from safelight.models.evaluator import EvaluatorConfig, Labels
 from safelight.training.config.configs import EvaluatorRun
+from safelight.training.config.sections import SceneSection
 from safelight.training.draw import Draw
 from safelight.training.evaluator_task import PLAYER, EvaluatorTask
 from safelight.training.order import Flat
 from safelight.training.recipes.job import Job, Weights, Workshop, judged_weights, seeded, size_of
-from safelight.training.recipes.rows import Labelled
+from safelight.training.recipes.rows import Labelled, joined
 from safelight.training.recipes.scenes import Scenes, SceneSet, open_scenes
 from safelight.training.recipes.writing import DTYPES
+from safelight.training.scenes.catalogue import HELDOUT_COMBO, CutoutEntry
 from safelight.training.watch import Moment
 from safelight.writing import make_folder
 
 JUDGED = 64
-MIX: Mapping[str, float] = {"single": 0.85, "placed": 0.15}  # scenes of one thing
+# Scenes of one thing; recoloured ones too, or the judge would take colour for the thing itself.
+MIX: Mapping[str, float] = {"single": 0.70, "placed": 0.12, "recolour": 0.18}
 
 
 def evaluator_job(config: EvaluatorRun, workshop: Workshop) -> Job:
@@ -50,6 +53,9 @@ def evaluator_job(config: EvaluatorRun, workshop: Workshop) -> Job:
     evaluator.to(workshop.device)
     task = EvaluatorTask(evaluator, label_smoothing=shape.label_smoothing)
     train = _labelled(found, found.train, 0, labels, workshop)
+    unseen = _unseen(section, shape.held_out_drawings, entries, labels, workshop)
+    if unseen is not None:
+        train = joined(train, unseen)
     held = _labelled(found, found.held, section.count, labels, workshop)
 
     @torch.no_grad()
@@ -108,6 +114,22 @@ def _labelled(
     style = torch.tensor([labels.styles.index(e.style) for e in things], dtype=torch.long)
     pictures = found.pictures(which, workshop)
     return Labelled(pictures, concept.to(workshop.device), style.to(workshop.device))
+
+
+def _unseen(
+    section: SceneSection,
+    share: float,
+    entries: Sequence[CutoutEntry],
+    labels: Labels,
+    workshop: Workshop,
+) -> Labelled | None:
+    """Scenes of the drawings that models are tested on: a judge must know what it is to name."""
+    count = round(section.count * share)
+    if not count or not any(entry.split == HELDOUT_COMBO for entry in entries):
+        return None
+    part = section.model_copy(update={"count": count, "held_out": 0.0})
+    found = open_scenes(part, workshop, split=HELDOUT_COMBO)
+    return _labelled(found, found.train, 0, labels, workshop)
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

@@ -100,3 +100,12 @@ class Labelled:
     def batch(self, indices: Sequence[int], draw: Draw) -> LabelledBatch:
         at = rows_of(self.pictures, indices)
         return LabelledBatch(as_floats(self.pictures[at]), self.concept[at], self.style[at])
+
+
+def joined(first: Labelled, second: Labelled) -> Labelled:
+    """The pictures of one, then those of the other."""
+    return Labelled(
+        torch.cat([first.pictures, second.pictures]),
+        torch.cat([first.concept, second.concept]),
+        torch.cat([first.style, second.style]),
+    )

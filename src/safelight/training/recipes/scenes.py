@@ -15,7 +15,7 @@ from safelight.training.cache import content_hash
 from safelight.training.config.sections import SceneSection
 from safelight.training.recipes.job import TRIAL, Workshop
 from safelight.training.scenes.book import SceneBook
-from safelight.training.scenes.catalogue import TRAIN, CutoutEntry
+from safelight.training.scenes.catalogue import HELDOUT_COMBO, TRAIN, CutoutEntry
 from safelight.training.scenes.cutouts import Cutouts, load_cutouts, read_cutouts
 from safelight.training.scenes.holdout import digest
 from safelight.training.scenes.many import Pages, many
@@ -68,8 +68,10 @@ class SceneSet:
         )
 
 
-def open_scenes(section: SceneSection, workshop: Workshop) -> SceneSet:
+def open_scenes(section: SceneSection, workshop: Workshop, *, split: str = TRAIN) -> SceneSet:
     """The scenes of a section. Held out are further pages of the same book, never learned from.
+
+    split: of scenes.pools.SPLITS; all but `train` hold what a model never learns from.
 
     Raises FileError for cut-outs that cannot be read, RequestError for a choice that leaves none
     or names what is not there.
@@ -79,6 +81,7 @@ def open_scenes(section: SceneSection, workshop: Workshop) -> SceneSet:
         chosen,
         section.seed,
         section.mix,
+        split,
         style_named=section.style_named,
         background_named=section.background_named,
     )
@@ -86,7 +89,9 @@ def open_scenes(section: SceneSection, workshop: Workshop) -> SceneSet:
     key = _key(chosen, section)
     train_pages = many(book, 0, section.count, section.workers)
     held_pages = many(book, section.count, held, section.workers)
-    drawable = [e for e in chosen.entries if e.split == TRAIN]
+    drawable = [
+        e for e in chosen.entries if e.split == (split if split == HELDOUT_COMBO else TRAIN)
+    ]
     facts = (
         f"{section.count} scenes to learn from and {held} held out, {section.size}x{section.size}",
         f"{len(drawable)} cut-outs of {len({e.hexcode for e in drawable})} concepts in "
