@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from safelight.models.layers import Linear
 
+FEW_KEYS = 256  # up to here attention on a CPU learns faster in float32 than in bfloat16
+
 
 class ImageTokens(NamedTuple):
     """What one image prompt brings to the branches of its adapter."""
@@ -41,7 +43,27 @@ def attend(
     floating point; if boolean, True means "may look"; it broadcasts to (B, heads, N, M).
     """
     q, k, v = (split_heads(x, heads) for x in (query, key, value))
+    if _better_wide(q, k):
+        wide = mask.float() if mask is not None and mask.is_floating_point() else mask
+        y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=wide)
+        return join_heads(y.to(q.dtype))
     return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+
+def _better_wide(query: Tensor, key: Tensor) -> bool:
+    """Whether float32 learns faster than the narrow type, and so is better in every way.
+
+    PyTorch's bfloat16 kernel for CPUs repacks its operands for blocks of many keys: over few, its
+    backward pass takes up to five times as long as that of float32.
+    """
+    return (
+        query.dtype == torch.bfloat16
+        and query.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and (query.requires_grad or key.requires_grad)
+        and key.shape[-2] <= FEW_KEYS
+        and not torch.compiler.is_compiling()
+    )
 
 
 def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.models.cpu_product import linear
+
 
 def cast_like(x: Tensor, weight: Tensor) -> Tensor:
     """The input of a layer in the type of its weight; unchanged under autocast."""
@@ -40,7 +42,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
-        return _with_deltas(F.linear(x, self.weight, self.bias), x, self.deltas)
+        return _with_deltas(linear(x, self.weight, self.bias), x, self.deltas)
 
 
 class Conv2d(nn.Conv2d):
