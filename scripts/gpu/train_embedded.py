@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Train the model that Safelight carries, stage by stage, in slices that each fit a short lease.
 
-    python scripts/gpu/train_embedded.py --pairs data/emoji-pairs --teacher data/teacher.safetensors \
-        --work runs/embedded --out out/embedded --minutes 8
+    python scripts/gpu/train_embedded.py --pairs data/emoji-pairs \
+        --teacher data/teacher.safetensors --work runs/embedded --out out/embedded --minutes 8
     python scripts/gpu/train_embedded.py ... --device cpu --dry      # minutes: proves the plumbing
 
-The stages are the configs in scripts/embedded: evaluator, clip, autoencoder, diffusion. A stage that
-is done is not done again, one that was cut off goes on from its checkpoint, and the same command
-goes on until all are done (exit code 0; 75 while there is more to do).
+The stages are the configs in scripts/embedded: evaluator, clip, autoencoder, diffusion. A stage
+that is done is not done again, one that was cut off goes on from its checkpoint, and the same
+command goes on until all are done (exit code 0; 75 while there is more to do).
 
 Every slice leaves what there is in OUT: the results of finished stages, and the newest average of
 the stage that was cut off, so nothing is lost with the machine. Results of an earlier lease are
