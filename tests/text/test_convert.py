@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from safelight.errors import PromptError
@@ -95,6 +95,7 @@ def test_comfy_and_plain_prompts_keep_every_token_and_weight_in_a1111(text: str)
         assert [w for _, w in found] == pytest.approx([w for _, w in expected], rel=1e-5)
 
 
+@example(text="\\\\[1")
 @given(st.text(alphabet="ab 1.:,()[]<>\\", max_size=40))
 def test_a1111_prompts_of_one_text_keep_every_token_and_weight_in_comfy(text: str) -> None:
     prompt = parse_prompt(text, steps=20)

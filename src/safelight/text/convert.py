@@ -178,6 +178,8 @@ def _bracketed(spans: Sequence[Span], escape: Callable[[str], str]) -> str:
         inner = text.strip()
         start = text.index(inner)
         end = text[start + len(inner) :]
+        if escape is _comfy_text and not start and "".join(written).endswith("\\"):
+            joint = " "  # ComfyUI cannot write a backslash before a bracket that is syntax
         written.append(f"{joint}{text[:start]}({inner}:{span.weight:.6g}){end}")
     return "".join(written)
 
