@@ -176,6 +176,12 @@ def test_clip_of_scenes_knows_what_captions_leave_unsaid(place: Path) -> None:
     assert trained(values)[0].is_dir()
 
 
+def test_cut_outs_that_are_not_there_are_told_with_where_to_get_them(place: Path) -> None:
+    values = {**runs.clip(), "data": {**SCENES, "path": "nowhere"}}
+    with pytest.raises(FileError, match=r"nowhere does not exist.*emoji_pairs\.py"):
+        job(values)
+
+
 def test_scenes_held_out_are_further_pages_of_the_book(place: Path) -> None:
     from safelight.training.config.sections import SceneSection
     from safelight.training.recipes.scenes import open_scenes

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from safelight.errors import RequestError
+from safelight.errors import FileError, RequestError
 from safelight.printable import shown
 from safelight.training.cache import content_hash
 from safelight.training.config.sections import SceneSection
@@ -128,6 +128,12 @@ def _key(chosen: Cutouts, section: SceneSection) -> str:
 
 def _read(section: SceneSection) -> Cutouts:
     paths = [section.path] if isinstance(section.path, str) else list(section.path)
+    for path in paths:
+        if "{" not in path and not Path(path).exists():
+            raise FileError(
+                f"data.path: {shown(Path(path))} does not exist; give tar shards of cut-outs, such "
+                "as scripts/emoji_pairs.py builds, or a file that save_cutouts wrote"
+            )
     if len(paths) == 1 and paths[0].endswith(".safetensors"):
         return load_cutouts(Path(paths[0]))
     shards = [shard for path in paths for shard in shard_paths(path)]
