@@ -107,7 +107,13 @@ def safelight(
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; the process ends with 0, 1 (failure), 2 (wrong input), 130 (Ctrl-C)."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # At times PyTorch's threads abort a process of a group that ends, though all went well.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
