@@ -54,12 +54,10 @@ class Constant:
         return ratio * ratio
 
 
-@dataclass(frozen=True)
-class _OfLatents:
+class _OfLatents(Protocol):
     """A weight that is given as that of the clean latents' error."""
 
-    def x0(self, sigma: Tensor) -> Tensor:
-        raise NotImplementedError
+    def x0(self, sigma: Tensor) -> Tensor: ...
 
     def on(self, prediction: Prediction, sigma: Tensor) -> Tensor:
         return self.x0(sigma) * prediction.scalings(sigma).c_out ** 2

@@ -74,7 +74,10 @@ class Learned:
 
         old = self.original
         roles = ("text_encoder", "text_encoder_2")
-        towers = [cast(r, t) for r, t in zip(roles, old.text.encoders, strict=False)]
+        towers = [
+            cast(r, t)
+            for r, t in zip(roles[: len(old.text.encoders)], old.text.encoders, strict=True)
+        ]
         unet, coder = cast("unet", self.unet), cast("vae", _module(old.codec))
         assert isinstance(unet, UNet)
         return replace(
