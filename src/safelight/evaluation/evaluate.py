@@ -1,6 +1,6 @@
 """A model's report: every measure, with its ceiling, its floor and the baselines beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -61,7 +61,17 @@ def evaluate(
     tables = [*_answer_tables(answers), _distance_table(measures, exam)]
     sheets = _sheets(pictures, exam, measures[MODEL].answers)
     if again is not None:
-        tables.append(_reconstruction_table(exam, again))
+        tables.append(
+            reconstruction_table(
+                exam.reference,
+                again,
+                features=lambda part: exam.judge.evaluator(part).features,
+                space=exam.space,
+                dimensions=exam.dimensions,
+                batch=exam.batch,
+                seed=exam.seed,
+            )
+        )
     if memory is not None:
         tables.append(memory_table(exam, draw, pictures, memory))
         sheets["nearest-training.png"] = worst_pairs(exam, pictures, memory)
@@ -209,19 +219,24 @@ def _distance_table(measures: Mapping[str, Measures], exam: Exam) -> Table:
     return Table("Distances and text match", tuple(measures), rows)
 
 
-def _reconstruction_table(exam: Exam, again: Again) -> Table:
+def reconstruction_table(
+    reference: Tensor,
+    again: Again,
+    *,
+    features: Callable[[Tensor], Tensor],
+    space: str,
+    dimensions: int,
+    batch: int,
+    seed: int,
+) -> Table:
+    """What an autoencoder gives back of real pictures (R, 3, S, S), beside them."""
     found = reconstruction(
-        exam.reference,
-        again,
-        features=lambda part: exam.judge.evaluator(part).features,
-        dimensions=exam.dimensions,
-        batch=exam.batch,
-        seed=exam.seed,
+        reference, again, features=features, dimensions=dimensions, batch=batch, seed=seed
     )
     rows: dict[str, list[Cell]] = {
         "PSNR, dB": [found.psnr],
         "SSIM": [found.ssim],
-        f"{exam.space} Fréchet": [found.frechet],
+        f"{space} Fréchet": [found.frechet],
     }
     return Table("Reconstruction of the reference pictures", ("autoencoder",), rows)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from safelight.errors import RequestError
 from safelight.evaluation.coverage import coverage
+from safelight.evaluation.evaluate import reconstruction_table
 from safelight.evaluation.exam import Draw, TextMatch, drawn_of
 from safelight.evaluation.frechet import DIMENSIONS, frechet
 from safelight.evaluation.kernel import kernel_distance
-from safelight.evaluation.reconstruction import Again, reconstruction
+from safelight.evaluation.reconstruction import Again
 from safelight.evaluation.report import Cell, Report, Table
 from safelight.evaluation.retrieval import CANDIDATES, clip_score, r_precision
 from safelight.evaluation.sheets import sheet
@@ -98,7 +99,17 @@ def evaluate_pairs(
     columns["shuffled captions"] = pictures[other.to(pictures.device)]
     tables = [_distance_table(columns, pairs)]
     if again is not None:
-        tables.append(_reconstruction_table(pairs, again))
+        tables.append(
+            reconstruction_table(
+                pairs.reference,
+                again,
+                features=pairs.space.features,
+                space=pairs.space.name,
+                dimensions=pairs.dimensions,
+                batch=pairs.batch,
+                seed=pairs.seed,
+            )
+        )
     shown = slice(0, SHOWN)
     return Report(
         f"Evaluation of {model}",
@@ -177,23 +188,6 @@ def _matched(pictures: Tensor, pairs: Pairs, match: TextMatch) -> dict[str, Cell
         )
     found[f"CLIP score ({match.name})"] = clip_score(seen, texts, seed=pairs.seed)
     return found
-
-
-def _reconstruction_table(pairs: Pairs, again: Again) -> Table:
-    found = reconstruction(
-        pairs.reference,
-        again,
-        features=lambda part: pairs.space.features(part),
-        dimensions=pairs.dimensions,
-        batch=pairs.batch,
-        seed=pairs.seed,
-    )
-    rows: dict[str, list[Cell]] = {
-        "PSNR, dB": [found.psnr],
-        "SSIM": [found.ssim],
-        f"{pairs.space.name} Fréchet": [found.frechet],
-    }
-    return Table("Reconstruction of the reference pictures", ("autoencoder",), rows)
 
 
 def _features(pictures: Tensor, pairs: Pairs) -> Tensor:
