@@ -65,6 +65,14 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Noising:
+    """How the small picture that the x4 upscaler is given is noised, and to which level at most."""
+
+    process: ProcessConfig = ProcessConfig(beta_start=0.0001, beta_end=0.02)
+    max_level: int = 350  # as it was trained
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerHint:
     """Settings that suit a model where the user gives none; names are those of `SAMPLERS`.
 
@@ -94,6 +102,7 @@ class Family:
 
     task: what the U-Net was trained for, which decides what its extra channels hold.
     native_size: side in pixels of the pictures it was trained on.
+    noising: of the small picture, for a U-Net that is told the level of its noise.
     """
 
     name: str
@@ -105,6 +114,7 @@ class Family:
     native_size: int = 512
     task: Task = "text"
     hint: SamplerHint = SamplerHint()
+    noising: Noising | None = None
 
     @property
     def extra_channels(self) -> int:
@@ -189,10 +199,10 @@ X4_UPSCALER = Family(
     unets.X4_UPSCALER,
     SD2_TEXT,
     KL_F4,
-    # The low-resolution picture is noised by the same betas, at the level the U-Net is told.
     ProcessConfig(prediction="v", beta_start=0.0001, beta_end=0.02),
     task="upscale",
     hint=SamplerHint("ddim", None, 50, 9.0),
+    noising=Noising(),  # by the same betas
 )
 
 SDXL = Family(

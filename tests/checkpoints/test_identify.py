@@ -46,6 +46,7 @@ KINDS: list[tuple[Kind, dict[str, Shape], str]] = [
     ("text encoder", {"text_model.embeddings.token_embedding.weight": (49408, 768)}, ""),
     ("upscaler", {"model.0.weight": (64, 3, 3, 3), "model.1.sub.0.RDB1.bias": (64,)}, ""),
     ("upscaler", {"params_ema.conv_first.weight": (64, 3, 3, 3)}, ""),
+    ("upscaler", {"params.body.0.weight": (64, 3, 3, 3), "params.body.1.weight": (64,)}, ""),
     ("other model", {"model.diffusion_model.joint_blocks.0.x_block.mlp.fc1.bias": (6144,)}, ""),
     ("other model", {"double_blocks.0.img_attn.qkv.weight": (9216, 3072)}, ""),
     (

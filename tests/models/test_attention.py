@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.image_processor import IPAdapterMaskProcessor
 from diffusers.models.attention_processor import Attention as TheirAttention
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor, nn
@@ -9,10 +10,14 @@ from torch import Tensor, nn
 from safelight.models.attention import (
     Attention,
     ImageTokens,
+    Reference,
     attend,
     attention_map,
     join_heads,
+    mask_of_tokens,
+    named_attentions,
     split_heads,
+    tell_names,
 )
 from unet_published import randomise
 
@@ -148,3 +153,47 @@ def test_branches_add_up_and_those_of_other_adapters_stay_silent() -> None:
     )
     assert both.abs().max() > 0.01
     torch.testing.assert_close(module(x, context, [one._replace(scale=0.0)]), before)
+
+
+def branched(width: int = 12) -> Attention:
+    module = Attention(width, 3, context_width=10)
+    module.branches["portrait"] = Branch(10, width)
+    return module
+
+
+@pytest.mark.parametrize("size", [(3, 4), (4, 3)])
+def test_a_mask_of_any_size_acts_as_in_diffusers(size: tuple[int, int]) -> None:
+    module, x, context = branched(), normal(2, 12, 12), normal(2, 7, 10)
+    mask = (normal(1, 1, size[0] * 8, size[1] * 8, seed=4) > 0).float()
+    tokens = normal(2, 4, 10, seed=5)
+    prompt = ImageTokens("portrait", tokens, 0.7, mask)
+    theirs = IPAdapterMaskProcessor.downsample(mask[0], 2, 12, 12)  # (2, 12, 12)
+    torch.testing.assert_close(mask_of_tokens(mask, size).expand(2, -1, 12), theirs)
+    plain, full = module(x, context), module(x, context, [prompt._replace(mask=None)])
+    branch = join_heads(module.branches["portrait"](split_heads(module.to_q(x), 3), tokens))
+    out = module.to_out[0]
+    expected = plain + 0.7 * (branch * theirs) @ out.weight.T
+    torch.testing.assert_close(module(x, context, [prompt], size=size), expected)
+    assert (full - expected).abs().max() > 0.01
+
+
+def test_a_scale_of_0_is_no_prompt_bit_for_bit() -> None:
+    module, x, context = branched(), normal(2, 12, 12), normal(2, 7, 10)
+    prompt = ImageTokens("portrait", normal(2, 4, 10, seed=5), 0.0)
+    assert torch.equal(module(x, context, [prompt]), module(x, context))
+
+
+def test_a_reference_is_looked_at_as_if_it_were_more_tokens() -> None:
+    module, x, other = Attention(12, 3), normal(2, 9, 12), normal(2, 5, 12, seed=7)
+    both = module(x, torch.cat([x, other], dim=1))
+    torch.testing.assert_close(module(x, reference=Reference(other)), both)
+    share = torch.tensor([0.0, 0.25])
+    mixed = module(x, reference=Reference(other, share))
+    assert torch.equal(mixed[0], module(x)[0])
+    torch.testing.assert_close(mixed[1], 0.75 * module(x)[1] + 0.25 * both[1])
+
+
+def test_names_are_those_of_the_network() -> None:
+    network = nn.ModuleDict({"a": Attention(4, 1), "b": nn.ModuleList([Attention(4, 1)])})
+    tell_names(network)
+    assert {n: a.module for n, a in named_attentions(network).items()} == {"a": "a", "b.0": "b.0"}

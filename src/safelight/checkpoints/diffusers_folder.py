@@ -13,6 +13,7 @@ from safelight.checkpoints.json_object import JsonObject, read_object
 from safelight.checkpoints.keymap import KeyMap, Row
 from safelight.checkpoints.measure_clip import IDLE
 from safelight.checkpoints.model_json import clip_from_json, is_projected, vae_from_json
+from safelight.checkpoints.noising_json import with_folder_noising
 from safelight.checkpoints.parts import Part, Role, Selection
 from safelight.checkpoints.rows_clip import transformers_rows
 from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
@@ -115,6 +116,7 @@ def _opened(
     family = closest(backbone, spec, asked_for(stated, prediction, zero_terminal_snr))
     if scheduler:
         family = replace(family, hint=hint_from_json(scheduler, family.hint))
+    family = with_folder_noising(family, folder, index)
     parts = [unet, *texts]
     if own_vae:
         vae = _vae(folder, variant)

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 
 from safelight.checkpoints.checkpoint import Checkpoint, by_prefix
+from safelight.checkpoints.control_file import FoundControl, open_control
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.folders import open_folder
@@ -21,6 +22,8 @@ from safelight.checkpoints.vae_file import STEM, FoundVae, open_vae
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.errors import CheckpointError, FileError
 from safelight.printable import shown
+
+CONTROLS = ("controlnet", "controlnet lllite", "t2i adapter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class _Seen:
     container: str
     metadata: Mapping[str, str]
     rest: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def inspect(
@@ -132,7 +136,7 @@ def inspect(
         prediction=identity.prediction if identity else None,
         prediction_reason=identity.prediction_reason if identity else "",
         zero_terminal_snr=family.process.zero_terminal_snr if family else False,
-        notes=identity.notes if identity else (),
+        notes=identity.notes if identity else seen.notes,
         problem=seen.problem,
         container=seen.container,
         size=_size(path, checkpoint),
@@ -153,6 +157,8 @@ def _file(path: Path) -> _Seen:
             return _model(file, finding)
         if finding.kind in ("vae", "taesd"):
             return _vae(path, file, finding)
+        if finding.kind in CONTROLS:
+            return _control(path, file, finding)
         counts = by_prefix(file.header)
         part = _counted(finding.kind, file.header.values())
         return _Seen(
@@ -192,6 +198,36 @@ def _vae(path: Path, file: WeightFile, finding: Finding) -> _Seen:
     return _Seen(finding, "", None, problem, (part,), file.container, file.metadata, rest)
 
 
+def _control(path: Path, file: WeightFile, finding: Finding, variant: str | None = None) -> _Seen:
+    try:
+        found: FoundControl = open_control(path, variant)
+    except CheckpointError as error:
+        part = _counted(finding.kind, file.header.values())
+        return _Seen(finding, "", None, str(error), (part,), file.container, file.metadata)
+    with found:
+        report = found.part.report()
+        part = _inspected(found.part, report)
+        problem = None if report.sound else _problem([report])
+        if found.kind == "ControlLoRA":
+            # what it lacks is in the model that it changes
+            part, problem = _counted("control", found.file.header.values()), None
+        reason = found.reason
+        if found.needs_base:
+            reason += "; it holds only what it changes, so it needs the model it is for"
+        whole = Finding(finding.kind, f"{found.kind}: {reason}")
+        return _Seen(
+            whole,
+            f"for {found.made_for}",
+            None,
+            problem,
+            (part,),
+            file.container,
+            file.metadata,
+            by_prefix(found.others),
+            found.notes,
+        )
+
+
 def _folder(path: Path, variant: str | None) -> _Seen:
     finding = Finding("model", "model_index.json")
     if is_diffusers_folder(path):
@@ -213,6 +249,8 @@ def _folder(path: Path, variant: str | None) -> _Seen:
             part = _counted("part", file.header.values())
             counts = by_prefix(file.header)
             kind = kind_of(_shapes(file))
+            if kind.kind in CONTROLS:
+                return _control(path, file, kind, variant)
             fits = made_for(_shapes(file))
             return _Seen(kind, fits, None, None, (part,), file.container, file.metadata, counts)
     raise FileError(f"{shown(path)} holds a config.json but no weights")

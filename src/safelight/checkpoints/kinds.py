@@ -17,6 +17,7 @@ Kind = Literal[
     "vision encoder",
     "lora",
     "controlnet",
+    "controlnet lllite",
     "t2i adapter",
     "ip adapter",
     "textual inversion",
@@ -92,8 +93,13 @@ def _controlnet(shapes: Shapes) -> str:
     return f"it holds a control branch ({name})" if name else ""
 
 
+def _lllite(shapes: Shapes) -> str:
+    name = _some(shapes, r"^lllite_unet_")
+    return f"it holds ControlNet-LLLite modules ({name})" if name else ""
+
+
 def _t2i_adapter(shapes: Shapes) -> str:
-    name = _some(shapes, r"^(adapter\.)?(body\.\d+\.(resnets\.\d+\.)?block[12]\.)")
+    name = _some(shapes, r"^(adapter\.)?(body\.\d+\.((resnets|body)\.\d+\.)?block[12]\.)")
     return f"it holds an adapter's feature ladder ({name})" if name else ""
 
 
@@ -175,7 +181,7 @@ def _upscaler(shapes: Shapes) -> str:
     name = _some(
         shapes,
         r"^(params(_ema)?\.)?(model\.0\.weight$|model\.1\.sub\.\d|conv_first\.weight$"
-        r"|body\.\d+\.rdb1\.|RRDB_trunk\.)",
+        r"|body\.\d+\.rdb1\.|RRDB_trunk\.|body\.0\.weight$)",
     )
     return f"it holds a picture upscaler ({name})" if name else ""
 
@@ -185,6 +191,7 @@ _CONTEXTS = {768: "SD 1.x", 1024: "SD 2.x", 1280: "the SDXL refiner", 2048: "SDX
 
 _TO_K = re.compile(
     r"attn2[._](processor\.)?to_k(_lora)?\.(weight|lora_down|lora_A|lora\.down|down)"
+    r"|^ip_adapter\.\d+\.to_k_ip\.weight$"
 )
 
 
@@ -208,6 +215,7 @@ def made_for(shapes: Shapes) -> str:
 _TESTS: tuple[tuple[Kind, Callable[[Shapes], str]], ...] = (
     ("lora", lambda shapes: "" if _model(shapes) else _lora(shapes)),
     ("controlnet", _controlnet),
+    ("controlnet lllite", _lllite),
     ("ip adapter", _ip_adapter),
     ("t2i adapter", _t2i_adapter),
     ("other model", _other),

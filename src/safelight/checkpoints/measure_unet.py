@@ -1,6 +1,7 @@
 """The config of a U-Net, read from the names and shapes of the original layout."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from safelight.checkpoints.keymap import Shape
@@ -19,27 +20,42 @@ def measured_unet(shapes: Shapes) -> UNetConfig:
     upscaler), else heads of 64 channels. The group norms have 32 groups.
     Raises CheckpointError if the tensors do not make a U-Net, or one of another number of groups.
     """
-    widths, depths = _way_down(shapes)
+    _transformers(shapes)
+    encoder = measured_encoder(shapes, "U-Net")
+    return replace(
+        encoder,
+        out_channels=_required(shapes, "out.2.weight")[0],
+        up_depths=_way_up(shapes, encoder.depths),
+    )
+
+
+def measured_encoder(shapes: Shapes, what: str) -> UNetConfig:
+    """The same for the first half alone, as ControlNets have it, and with a way up that mirrors it.
+
+    One without attention reads no text; its context width is given as 0.
+    Raises CheckpointError if the tensors do not make one; `what` it is, for the message.
+    """
+    widths, depths = _way_down(shapes, what)
     noise_levels = _dim(shapes, "label_emb.weight", 0)
-    linear = len(_projection(shapes)) == 2
+    attentive = any(_transformer_names(shapes))
+    linear = not attentive or len(_projection(shapes)) == 2
     eight = noise_levels is not None or not linear
-    first = shapes["input_blocks.0.0.weight"]
-    check_groups(widths, "U-Net")
+    check_groups(widths, what)
     cond_proj = _dim(shapes, "time_embed.cond_proj.weight", 1)
     vector_width = _dim(shapes, "label_emb.0.0.weight", 1)
+    even = all(len(set(level)) == 1 for level in depths)
     return UNetConfig(
-        in_channels=first[1],
-        out_channels=_required(shapes, "out.2.weight")[0],
+        in_channels=_required(shapes, "input_blocks.0.0.weight")[1],
         channels=widths,
         depths=depths,
-        up_depths=_way_up(shapes, depths),
+        up_depths=None if even else tuple((*level, level[-1]) for level in reversed(depths)),
         mid_depth=_mid_depth(shapes),
         heads=(8,) * len(widths) if eight else heads_of_width(widths),
-        context_width=_context_width(shapes),
+        context_width=_context_width(shapes) if attentive else 0,
         linear_projection=linear,
-        cross_only_levels=_cross_only_levels(shapes, depths),
+        cross_only_levels=_cross_only_levels(shapes, depths) if attentive else (),
         vector_width=vector_width,
-        vector_module=_vector_module(shapes, vector_width),
+        vector_module=_vector_module(shapes, vector_width) if attentive else "add_embedding",
         noise_levels=noise_levels,
         guidance_width=cond_proj,
     )
@@ -56,7 +72,7 @@ def check_groups(widths: Sequence[int], what: str) -> None:
             )
 
 
-def _way_down(shapes: Shapes) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+def _way_down(shapes: Shapes, what: str) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """Width and transformer depths of each level."""
     widths: list[int] = []
     levels: list[list[int]] = [[]]
@@ -74,7 +90,7 @@ def _way_down(shapes: Shapes) -> tuple[tuple[int, ...], tuple[tuple[int, ...], .
         number += 1
     if not levels[-1]:
         raise CheckpointError(
-            f"the U-Net's way down ends without a residual block at input_blocks.{number}; "
+            f"the {what}'s way down ends without a residual block at input_blocks.{number}; "
             "the file is incomplete or of another kind"
         )
     return tuple(widths), tuple(tuple(level) for level in levels)
@@ -109,9 +125,13 @@ def _depth(shapes: Shapes, transformer: str) -> int:
     return depth
 
 
-def _transformers(shapes: Shapes) -> list[str]:
+def _transformer_names(shapes: Shapes) -> list[str]:
     ending = ".transformer_blocks.0.attn2.to_k.weight"
-    found = [name.removesuffix(ending) for name in shapes if name.endswith(ending)]
+    return [name.removesuffix(ending) for name in shapes if name.endswith(ending)]
+
+
+def _transformers(shapes: Shapes) -> list[str]:
+    found = _transformer_names(shapes)
     if not found:
         raise CheckpointError("the U-Net has no attention to a text anywhere; unknown family")
     return found

@@ -13,12 +13,36 @@ from safelight.checkpoints.keymap import KeyMap, Link, Shape
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.models.autoencoder import Autoencoder, AutoencoderConfig
 from safelight.models.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
+from safelight.models.controlnet import ControlNet, ControlNetConfig
+from safelight.models.image_prompt import ImagePromptConfig, ImagePromptNet
+from safelight.models.lllite import LLLite, LLLiteConfig
+from safelight.models.super_resolution import CompactConfig, RrdbConfig
+from safelight.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
 from safelight.models.unet import UNet, UNetConfig
 
-Role = Literal["unet", "vae", "text_encoder", "text_encoder_2", "image_encoder"]
+Role = Literal[
+    "unet",
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "image_encoder",
+    "image_prompt",
+    "control",
+    "upscaler",
+]
 PartConfig = (
-    UNetConfig | AutoencoderConfig | TinyAutoencoderConfig | ClipTextConfig | ClipVisionConfig
+    UNetConfig
+    | AutoencoderConfig
+    | TinyAutoencoderConfig
+    | ClipTextConfig
+    | ClipVisionConfig
+    | ImagePromptConfig
+    | RrdbConfig
+    | CompactConfig
+    | ControlNetConfig
+    | T2IAdapterConfig
+    | LLLiteConfig
 )
 
 
@@ -142,6 +166,16 @@ def built(config: PartConfig) -> nn.Module:
             return ClipText(config)
         case ClipVisionConfig():
             return ClipVision(config)
+        case ImagePromptConfig():
+            return ImagePromptNet(config)
+        case RrdbConfig() | CompactConfig():
+            return config.build()
+        case ControlNetConfig():
+            return ControlNet(config)
+        case T2IAdapterConfig():
+            return T2IAdapter(config)
+        case LLLiteConfig():
+            return LLLite(config)
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

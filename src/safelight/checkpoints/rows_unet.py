@@ -20,13 +20,18 @@ _RESNET = {
 
 def unet_rows(config: UNetConfig) -> Iterator[Row]:
     """Rows between the original layout, without `model.diffusion_model.`, and ours."""
+    yield from encoder_rows(config)
+    yield from _up_rows(config)
+    yield Row("out.0", "conv_norm_out")
+    yield Row("out.2", "conv_out")
+
+
+def encoder_rows(config: UNetConfig) -> Iterator[Row]:
+    """The rows of what a U-Net shares with its ControlNets: all but the way up."""
     yield Row("input_blocks.0.0", "conv_in")
     yield from _embedding_rows(config)
     yield from _down_rows(config)
     yield from _mid_rows(config)
-    yield from _up_rows(config)
-    yield Row("out.0", "conv_norm_out")
-    yield Row("out.2", "conv_out")
 
 
 def _embedding_rows(config: UNetConfig) -> Iterator[Row]:
@@ -47,7 +52,7 @@ def _down_rows(config: UNetConfig) -> Iterator[Row]:
     for i, (width, depths) in enumerate(zip(config.channels, config.depths, strict=True)):
         for j, depth in enumerate(depths):
             theirs, ours = f"input_blocks.{number}", f"down_blocks.{i}"
-            yield from _resnet_rows(f"{theirs}.0", f"{ours}.resnets.{j}", shortcut=before != width)
+            yield from resnet_rows(f"{theirs}.0", f"{ours}.resnets.{j}", shortcut=before != width)
             if depth:
                 yield Row(f"{theirs}.1", f"{ours}.attentions.{j}")
             number, before = number + 1, width
@@ -59,10 +64,10 @@ def _down_rows(config: UNetConfig) -> Iterator[Row]:
 def _mid_rows(config: UNetConfig) -> Iterator[Row]:
     if config.mid_depth is None:
         return
-    yield from _resnet_rows("middle_block.0", "mid_block.resnets.0", shortcut=False)
+    yield from resnet_rows("middle_block.0", "mid_block.resnets.0", shortcut=False)
     if config.mid_depth:
         yield Row("middle_block.1", "mid_block.attentions.0")
-        yield from _resnet_rows("middle_block.2", "mid_block.resnets.1", shortcut=False)
+        yield from resnet_rows("middle_block.2", "mid_block.resnets.1", shortcut=False)
 
 
 def _up_rows(config: UNetConfig) -> Iterator[Row]:
@@ -74,7 +79,7 @@ def _up_rows(config: UNetConfig) -> Iterator[Row]:
         for j, depth in enumerate(depths):
             theirs, ours = f"output_blocks.{number}", f"up_blocks.{i}"
             shortcut = before + skips.pop() != width
-            yield from _resnet_rows(f"{theirs}.0", f"{ours}.resnets.{j}", shortcut=shortcut)
+            yield from resnet_rows(f"{theirs}.0", f"{ours}.resnets.{j}", shortcut=shortcut)
             if depth:
                 yield Row(f"{theirs}.1", f"{ours}.attentions.{j}")
             if level > 0 and j == len(depths) - 1:
@@ -93,7 +98,8 @@ def _skip_widths(config: UNetConfig) -> list[int]:
     return widths
 
 
-def _resnet_rows(theirs: str, ours: str, *, shortcut: bool) -> Iterator[Row]:
+def resnet_rows(theirs: str, ours: str, *, shortcut: bool) -> Iterator[Row]:
+    """The rows of one residual block."""
     for our_name, their_name in _RESNET.items():
         yield Row(f"{theirs}.{their_name}", f"{ours}.{our_name}")
     if shortcut:

@@ -14,6 +14,7 @@ from safelight.checkpoints.kinds import UNET
 from safelight.checkpoints.measure_autoencoder import measured_autoencoder
 from safelight.checkpoints.measure_unet import measured_unet
 from safelight.checkpoints.model_json import VaeJson, vae_from_json
+from safelight.checkpoints.noising_json import with_file_noising
 from safelight.checkpoints.parts import Part, Selection
 from safelight.checkpoints.rows_unet import unet_rows
 from safelight.checkpoints.scheduler_json import hint_from_json, process_from_json
@@ -66,7 +67,7 @@ def open_single(
         family = with_vae(family, vae, shown(file.path))
         parts.insert(1, part)
     about = about_file(configs)
-    family = about.said_of(_stated(family, configs))
+    family = with_file_noising(about.said_of(_stated(family, configs)), configs)
     taken = {stored for part in parts for stored in part.tensors.names.values()}
     rest = [name for name in file.header if name not in taken]
     unused = tuple(name for name in rest if _unused(name, ema=ema, own_vae=own_vae))

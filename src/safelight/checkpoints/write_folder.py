@@ -9,6 +9,8 @@ from safelight.checkpoints.about import FILE as ABOUT
 from safelight.checkpoints.about import about_to_json
 from safelight.checkpoints.keymap import Row
 from safelight.checkpoints.model_json import clip_to_json, vae_to_json
+from safelight.checkpoints.noising_json import KEY as NOISING
+from safelight.checkpoints.noising_json import MAX_LEVEL, noising_to_json
 from safelight.checkpoints.scheduler_json import scheduler_to_json
 from safelight.checkpoints.stock import Stock, entries
 from safelight.checkpoints.tokenizer_files import write_tokenizer
@@ -103,11 +105,9 @@ def _folder(stock: Stock, family: Family) -> str:
 def _write_schedulers(folder: Path, family: Family) -> None:
     scheduler = scheduler_to_json(family.process, family.hint)
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    if family.task == "upscale":
-        kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas")
-        noising = {name: scheduler[name] for name in kept if name in scheduler}
-        noising |= {"_class_name": "DDPMScheduler", "clip_sample": False}
-        write_json(folder / "low_res_scheduler" / "scheduler_config.json", noising)
+    if family.noising is not None:
+        noising = noising_to_json(family.noising, with_level=False)
+        write_json(folder / NOISING / "scheduler_config.json", noising)
 
 
 def _index(family: Family, *, seeing: bool) -> dict[str, object]:
@@ -138,8 +138,8 @@ def _index(family: Family, *, seeing: bool) -> dict[str, object]:
         index["force_zeros_for_empty_prompt"] = family.text.force_zeros_for_empty_negative
     if vector == "refiner":
         index["requires_aesthetics_score"] = True
-    if task == "upscale":
-        index["low_res_scheduler"] = ["diffusers", "DDPMScheduler"]
+    if family.noising is not None:
+        index |= {NOISING: ["diffusers", "DDPMScheduler"], MAX_LEVEL: family.noising.max_level}
         absent = ["feature_extractor", "safety_checker", "watermarker"]
     if seeing:
         index["image_encoder"] = ["transformers", "CLIPVisionModelWithProjection"]

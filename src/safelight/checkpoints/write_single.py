@@ -9,6 +9,8 @@ from safelight.checkpoints.about import KEY as ABOUT
 from safelight.checkpoints.about import about_to_json
 from safelight.checkpoints.keymap import Row
 from safelight.checkpoints.kinds import UNET
+from safelight.checkpoints.noising_json import KEY as NOISING
+from safelight.checkpoints.noising_json import noising_to_json
 from safelight.checkpoints.rows_autoencoder import autoencoder_rows
 from safelight.checkpoints.rows_clip import open_clip_rows, transformers_rows
 from safelight.checkpoints.rows_unet import unet_rows
@@ -132,6 +134,8 @@ def _metadata(stocks: list[Stock], family: Family) -> dict[str, str]:
     if family.text.vector == "refiner" and "text_encoder_2" in configs:
         configs["text_encoder"] = configs.pop("text_encoder_2")  # the only one there is
     configs["scheduler"] = scheduler_to_json(family.process, family.hint)
+    if family.noising is not None:
+        configs[NOISING] = noising_to_json(family.noising, with_level=True)
     if family.text.vocabulary != CLIP_VOCABULARY:
         configs["tokenizer"] = vocabulary_to_json(family.text.vocabulary)
     if (about := about_to_json(family)) is not None:

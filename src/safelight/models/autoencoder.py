@@ -7,6 +7,7 @@ Shapes: B batch, H W pixels, h w latents (H = factor * h), C latent channels, K 
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Protocol, cast
@@ -17,8 +18,18 @@ from torch.nn import functional as F
 
 from safelight.errors import CheckpointError, RequestError
 from safelight.models.attention import attend
-from safelight.models.layers import Conv2d, Downsample, GroupNorm, Linear, ResBlock, Upsample
-from safelight.models.tiling import Bands, Tiling, by_bands, by_tiles
+from safelight.models.layers import (
+    NO_WRAP,
+    Conv2d,
+    Downsample,
+    GroupNorm,
+    Linear,
+    ResBlock,
+    Upsample,
+    Wrap,
+    wrapped,
+)
+from safelight.models.tiling import Bands, Tiles, Tiling, by_bands, by_tiles
 
 PerChannel = float | tuple[float, ...]  # one number for all channels, or one for each
 
@@ -414,19 +425,27 @@ class Codec:
         """The type of the weights, in which the work is done."""
         return next(self.autoencoder.parameters()).dtype
 
-    def encode(self, images: Tensor, *, tile: Tiling | None = None) -> Posterior:
+    def encode(
+        self, images: Tensor, *, tile: Tiling | None = None, wrap: Wrap = NO_WRAP
+    ) -> Posterior:
         """The distribution of the latents of pictures (B, 3, H, W) in [-1, 1].
 
+        With `wrap` the pictures continue at their other side, and so do the latents.
         Raises RequestError if H or W is not a multiple of the factor.
         """
         for name, size in (("height", images.shape[2]), ("width", images.shape[3])):
             _check_size(name, size, self.factor)
-        moments = self._run(self.autoencoder.moments, images, tile, zoom_in=self.factor, zoom_out=1)
+        moments = self._run(
+            self.autoencoder.moments, images, tile, wrap, zoom_in=self.factor, zoom_out=1
+        )
         return self.autoencoder.posterior(moments).rescaled(self.scale, self.shift)
 
-    def decode(self, latents: Tensor, *, tile: Tiling | None = None) -> Tensor:
+    def decode(
+        self, latents: Tensor, *, tile: Tiling | None = None, wrap: Wrap = NO_WRAP
+    ) -> Tensor:
         """Pictures (B, 3, H, W), not clamped to [-1, 1], of latents (B, C, h, w).
 
+        With `wrap` the latents continue at their other side, and so do the pictures.
         Raises RequestError if C is not the codec's.
         """
         if latents.shape[1] != self.channels:
@@ -436,23 +455,31 @@ class Codec:
             )
         raw = latents.float()
         raw = raw / _by_channel(self.scale, raw) + _by_channel(self.shift, raw)
-        return self._run(self.autoencoder.decode, raw, tile, zoom_in=1, zoom_out=self.factor)
+        return self._run(self.autoencoder.decode, raw, tile, wrap, zoom_in=1, zoom_out=self.factor)
 
     def _run(
         self,
         function: Callable[[Tensor], Tensor],
         x: Tensor,
         tile: Tiling | None,
+        wrap: Wrap,
         *,
         zoom_in: int,
         zoom_out: int,
     ) -> Tensor:
         x = x.to(self.dtype)
-        if tile is None:
-            return function(x).float()
-        if isinstance(tile, Bands):
-            return by_bands(function, x, tile).float()
-        return by_tiles(function, x, tile, zoom_in=zoom_in, zoom_out=zoom_out)
+        inside = wrap
+        if isinstance(tile, Tiles):
+            # the ends of a tile meet only where it is the whole of an axis
+            high, wide = (size <= tile.size * zoom_in for size in x.shape[2:])
+            inside = Wrap(wrap.x and wide, wrap.y and high)
+        coder = cast("nn.Module", self.autoencoder)
+        with wrapped(coder, x=inside.x, y=inside.y) if inside else nullcontext():
+            if tile is None:
+                return function(x).float()
+            if isinstance(tile, Bands):
+                return by_bands(function, x, tile).float()
+            return by_tiles(function, x, tile, zoom_in=zoom_in, zoom_out=zoom_out, wrap=wrap)
 
 
 def _by_channel(value: PerChannel, like: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ Shapes: B batch, C latent channels, K extra channels, h w latent height and widt
 middle.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -13,10 +14,21 @@ from torch import Tensor
 
 from safelight.condition import Condition, expand
 from safelight.errors import RequestError
-from safelight.models.attention import Attention, ImageTokens
-from safelight.models.unet import UNet, UNetConfig, covers
+from safelight.models.attention import Attention, ImageTokens, Observer, Reference
+from safelight.models.control_networks import (
+    ControlNetwork,
+    check_control,
+    look,
+    summed,
+    weighted,
+)
+from safelight.models.reference_only import seen_by_attention
+from safelight.models.unet import Residuals, UNet, UNetConfig, covers
+from safelight.models.unet_blocks import NO_REFERENCES
 
 T = TypeVar("T")
+
+NO_CONTROLS: Mapping[str, ControlNetwork] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +37,16 @@ class Backbone:
 
     The extra channels of the condition follow the latents: for inpainting latents 4, mask 1, masked
     picture 4. A condition for one picture serves all of a batch.
+    control_networks: those that the condition's controls name. Attach them by `replace`; each is
+        asked only for conditions with a control of its name, whose scale is not 0.
+    observer: told what attention looks at in each call, but for those with perturbed attention.
     Raises RequestError if the condition was made for another network.
     """
 
     unet: UNet
     checkpointing: bool = False  # training: recompute activations in the backward pass
+    control_networks: Mapping[str, ControlNetwork] = field(default_factory=lambda: NO_CONTROLS)
+    observer: Observer | None = None
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """x (B, C, h, w), time (B,) or one for all -> (B, C, h, w)."""
@@ -51,25 +68,82 @@ class Backbone:
         output, weights = self._ask(self.unet.with_attention, x, time, condition)
         return output.float(), weights
 
+    def prepared(self, condition: Condition) -> Condition:
+        """The condition with its control pictures looked at: the same answer, sooner each time.
+
+        What a control network makes of a picture does not depend on the latents, so it need be
+        computed only once for all steps.
+        """
+        return replace(
+            condition,
+            controls=tuple(
+                replace(c, seen=look(self._network(c.net), c.image, c.types))
+                for c in condition.controls
+            ),
+        )
+
+    def _network(self, name: str) -> ControlNetwork:
+        if name not in self.control_networks:
+            raise RequestError(
+                f"no control network called {name!r} is attached to this model "
+                f"(attached: {', '.join(sorted(self.control_networks)) or 'none'}); attach it first"
+            )
+        network = self.control_networks[name]
+        network.check_fits(self.unet.config)
+        return network
+
+    def _residuals(
+        self, x: Tensor, time: Tensor, condition: Condition, checkpointing: bool
+    ) -> Residuals | None:
+        """The sum of what the controls add; None without any that counts. `x` are the latents."""
+        made = []
+        for control in condition.controls:
+            network = self._network(control.net)
+            check_control(network, control.image, control.types, (x.shape[2], x.shape[3]))
+            if control.idle:
+                continue
+            residuals = network(
+                x,
+                time,
+                condition.context,
+                condition.vector,
+                seen=control.seen or look(network, control.image, control.types),
+                types=control.types,
+                concat=condition.concat,
+                level=condition.level,
+                checkpointing=checkpointing,
+            )
+            made.append(weighted(residuals, control.scale, control.weights, control.net))
+        return summed(made, self.unet.dtype)
+
     def _ask(self, network: Callable[..., T], x: Tensor, time: Tensor, condition: Condition) -> T:
         condition = expand(condition, x.shape[0])
         check(self.unet, x, condition)
+        residuals = self._residuals(x, time, condition, self.checkpointing)
         dtype = self.unet.dtype
         if condition.concat is not None:
             x = torch.cat([x, condition.concat.to(x.dtype)], dim=1)
+        vector = None if condition.vector is None else condition.vector.to(dtype)
+        references: Mapping[str, Reference] = NO_REFERENCES
+        if condition.references:
+            references = seen_by_attention(self.unet, time, condition, vector)
         return network(
             x.to(dtype),
             time,
             condition.context.to(dtype),
-            None if condition.vector is None else condition.vector.to(dtype),
+            vector,
             level=condition.level,
             guidance_scale=condition.guidance,
             images=tuple(
-                ImageTokens(p.adapter, p.tokens.to(dtype), p.scale) for p in condition.image_prompts
+                ImageTokens(p.adapter, p.tokens.to(dtype), p.scale, p.mask)
+                for p in condition.image_prompts
             ),
+            residuals=residuals,
             identity_attention=condition.intervention.identity_attention,
             freeu=condition.intervention.freeu,
             checkpointing=self.checkpointing,
+            observer=None if condition.intervention.identity_attention else self.observer,
+            references=references,
         )
 
 
@@ -86,10 +160,6 @@ def check(unet: UNet, x: Tensor, condition: Condition) -> None:
             )
     if condition.image_prompts:
         _check_adapters(unet, condition)
-    for control in condition.controls:
-        raise RequestError(
-            f"no control network called {control.net!r} is attached to this model; attach it first"
-        )
 
 
 def _check_channels(config: UNetConfig, x: Tensor, condition: Condition) -> None:

@@ -12,16 +12,37 @@ Two rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
 
 None keeps a buffer, so a network built under `torch.device("meta")` is complete once its weights
 are assigned.
+
+A picture that shall continue at its other side is drawn with `Conv2d.wrap`: the border is then
+padded with what lies at the other end instead of zeros. `wrapped` sets it for a while. Attention
+and norms do not know where a place lies, so nothing else of these networks need change.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.errors import RequestError
 from safelight.models.cpu_product import linear
+
+
+@dataclass(frozen=True, slots=True)
+class Wrap:
+    """The axes along which a picture continues at its other side; false if none."""
+
+    x: bool = False  # the right end meets the left one
+    y: bool = False  # the lower end meets the upper one
+
+    def __bool__(self) -> bool:
+        return self.x or self.y
+
+
+NO_WRAP = Wrap()
 
 
 def cast_like(x: Tensor, weight: Tensor) -> Tensor:
@@ -46,7 +67,11 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Conv2d):
-    """torch's Conv2d with a slot for deltas. (B, C_in, h, w) -> (B, C_out, h', w')."""
+    """torch's Conv2d with a slot for deltas. (B, C_in, h, w) -> (B, C_out, h', w').
+
+    Along the axes of `wrap` the padding is the other end of the map; raises RequestError if a
+    stride does not divide such an axis, for the ends would not meet again.
+    """
 
     __call__: Callable[..., Tensor]
 
@@ -64,11 +89,58 @@ class Conv2d(nn.Conv2d):
             in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
         )
         self.deltas = nn.ModuleDict()
+        self.wrap = NO_WRAP
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        around, padding = x, self.padding
+        if self.wrap and any(self.padding):
+            _check_ends(x, self.wrap, self.stride)
+            above, aside = (int(p) for p in self.padding)
+            around = _padded(x, self.wrap, (aside, aside, above, above))
+            padding = (0, 0)
+        y = F.conv2d(around, self.weight, self.bias, self.stride, padding)
         return _with_deltas(y, x, self.deltas)
+
+
+@contextmanager
+def wrapped(*modules: nn.Module, x: bool = False, y: bool = False) -> Iterator[None]:
+    """For as long as it is entered, the maps of these modules continue at their other side.
+
+    Sets `Conv2d.wrap` of every layer, deltas included, and restores it. Rolling the input by a
+    multiple of all strides together then rolls the output.
+    """
+    convs = [m for module in modules for m in module.modules() if isinstance(m, Conv2d)]
+    before = [conv.wrap for conv in convs]
+    try:
+        for conv in convs:
+            conv.wrap = Wrap(x, y)
+        yield
+    finally:
+        for conv, wrap in zip(convs, before, strict=True):
+            conv.wrap = wrap
+
+
+def _padded(x: Tensor, wrap: Wrap, pad: tuple[int, int, int, int]) -> Tensor:
+    """The map with (left, right, above, below) more places: its other end, or zeros."""
+    left, right, above, below = pad
+    if wrap.x and (left or right):
+        x = F.pad(x, (left, right, 0, 0), mode="circular")
+        left = right = 0
+    if wrap.y and (above or below):
+        x = F.pad(x, (0, 0, above, below), mode="circular")
+        above = below = 0
+    return F.pad(x, (left, right, above, below)) if left or right or above or below else x
+
+
+def _check_ends(x: Tensor, wrap: Wrap, stride: tuple[int, ...]) -> None:
+    axes = (("high", wrap.y, x.shape[2], stride[0]), ("wide", wrap.x, x.shape[3], stride[1]))
+    for name, round_about, length, step in axes:
+        if round_about and length % step:
+            raise RequestError(
+                f"a map {length} {name} cannot continue at its other side through a layer that "
+                f"takes every {step}. place; make that side of the picture a multiple of 64 pixels."
+            )
 
 
 def _with_deltas(y: Tensor, x: Tensor, deltas: nn.ModuleDict) -> Tensor:
@@ -243,7 +315,10 @@ class Downsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+        if self.asymmetric:
+            _check_ends(x, self.conv.wrap, self.conv.stride)
+            x = _padded(x, self.conv.wrap, (0, 1, 0, 1))
+        return self.conv(x)
 
 
 class Upsample(nn.Module):

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.errors import RequestError
+from safelight.models.layers import NO_WRAP, Wrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +68,39 @@ Tiling = Bands | Tiles
 
 
 def by_tiles(
-    function: Callable[[Tensor], Tensor], x: Tensor, tiles: Tiles, *, zoom_in: int, zoom_out: int
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tiles: Tiles,
+    *,
+    zoom_in: int,
+    zoom_out: int,
+    wrap: Wrap = NO_WRAP,
 ) -> Tensor:
     """The function applied to overlapping tiles and blended by linear ramps.
 
     One latent is `zoom_in` pixels wide in x and `zoom_out` in the result: (1, 8) for a decoder of
-    factor 8, (8, 1) for its encoder. (B, C, H, W) -> (B, C', H * zoom_out / zoom_in, ...), float32.
+    factor 8, (8, 1) for its encoder. Along the axes of `wrap` the tiles go round, and the last is
+    blended with the first; where one tile covers such an axis, that is left to the function.
+    (B, C, H, W) -> (B, C', H * zoom_out / zoom_in, ...), float32.
     """
     height, width = x.shape[2] // zoom_in, x.shape[3] // zoom_in
     total: Tensor | None = None
     weights = torch.zeros(height * zoom_out, width * zoom_out, device=x.device)
-    for row, column in product(tile_spans(height, tiles), tile_spans(width, tiles)):
-        piece = function(x[:, :, row.scaled(zoom_in), column.scaled(zoom_in)]).float()
+    rows = tile_spans(height, tiles, wrap=wrap.y)
+    columns = tile_spans(width, tiles, wrap=wrap.x)
+    for row, column in product(rows, columns):
+        from_columns = x[:, :, :, column.places(zoom_in, width, x.device)]
+        piece = function(from_columns[:, :, row.places(zoom_in, height, x.device)]).float()
         if total is None:
             total = piece.new_zeros(*piece.shape[:2], *weights.shape)
-        there = (row.scaled(zoom_out), column.scaled(zoom_out))
         weight = (row.weights(zoom_out)[:, None] * column.weights(zoom_out)).to(x.device)
-        total[:, :, *there] += piece * weight
-        weights[there] += weight
+        down = row.places(zoom_out, height, x.device)
+        along = column.places(zoom_out, width, x.device)
+        if isinstance(down, Tensor) or isinstance(along, Tensor):
+            down = row.numbers(zoom_out, height, x.device)[:, None]
+            along = column.numbers(zoom_out, width, x.device)
+        total[:, :, down, along] += piece * weight
+        weights[down, along] += weight
     assert total is not None, "a picture has at least one tile"
     return total / weights
 
@@ -97,8 +113,14 @@ class Span(NamedTuple):
     before: int  # shared with the tile before; 0 at the edge of the picture
     after: int
 
-    def scaled(self, zoom: int) -> slice:
-        return slice(self.start * zoom, self.stop * zoom)
+    def places(self, zoom: int, length: int, device: torch.device) -> slice | Tensor:
+        """Where the tile lies on an axis of `length` latents; numbers if it goes round the end."""
+        if self.stop <= length:
+            return slice(self.start * zoom, self.stop * zoom)
+        return self.numbers(zoom, length, device)
+
+    def numbers(self, zoom: int, length: int, device: torch.device) -> Tensor:
+        return torch.arange(self.start * zoom, self.stop * zoom, device=device) % (length * zoom)
 
     def weights(self, zoom: int) -> Tensor:
         """1 inside, and a ramp towards 0 over each part that a neighbour shares; never 0."""
@@ -110,16 +132,31 @@ class Span(NamedTuple):
         return weights
 
 
-def tile_spans(length: int, tiles: Tiles) -> list[Span]:
-    """Evenly spaced tiles that cover `length` latents; one if it is no longer than a tile."""
+def tile_spans(length: int, tiles: Tiles, *, wrap: bool = False) -> list[Span]:
+    """Evenly spaced tiles that cover `length` latents; one if it is no longer than a tile.
+
+    With `wrap` they go round: the last ones stop beyond the length, and all share both their ends.
+    """
     if length <= tiles.size:
         return [Span(0, length, 0, 0)]
+    if wrap:
+        return _around(length, tiles)
     count = -(-(length - tiles.overlap) // (tiles.size - tiles.overlap))
     starts = [round(i * (length - tiles.size) / (count - 1)) for i in range(count)]
     shared = [a + tiles.size - b for a, b in pairwise(starts)]
     return [
         Span(start, start + tiles.size, before, after)
         for start, before, after in zip(starts, [0, *shared], [*shared, 0], strict=True)
+    ]
+
+
+def _around(length: int, tiles: Tiles) -> list[Span]:
+    count = -(-length // (tiles.size - tiles.overlap))
+    starts = [i * length // count for i in range(count)]
+    shared = [a + tiles.size - b for a, b in pairwise([*starts, length])]
+    return [
+        Span(start, start + tiles.size, before, after)
+        for start, before, after in zip(starts, [shared[-1], *shared[:-1]], shared, strict=True)
     ]
 
 
@@ -341,16 +378,24 @@ def _pad(
     mode: str = "constant",
     value: float | None = None,
 ) -> BandedMap:
-    assert mode == "constant" and not value, "maps are padded with zeros only"
+    assert mode in ("constant", "circular") and not value, "maps are padded with zeros, or go round"
     left, right, top, bottom = pad
     batch, channels, height, width = x.shape
     source = x.used()
     shape = torch.Size((batch, channels, top + height + bottom, left + width + right))
+    reach = _rows_around if mode == "circular" else _rows_or_zeros
 
     def rows(start: int, stop: int) -> Tensor:
-        return F.pad(_rows_or_zeros(source, start - top, stop - top), (left, right))
+        return F.pad(reach(source, start - top, stop - top), (left, right, 0, 0), mode=mode)
 
     return BandedMap(shape, x, rows, x.bands)
+
+
+def _rows_around(x: BandedMap, start: int, stop: int) -> Tensor:
+    """Rows of a map whose lower end meets its upper one; at most one map beyond either."""
+    height = x.shape[2]
+    pieces = [(max(start + at, 0), min(stop + at, height)) for at in (height, 0, -height)]
+    return torch.cat([x.rows(first, last) for first, last in pieces if first < last], dim=2)
 
 
 def _alike(function: Callable[..., Tensor]) -> Callable[..., BandedMap]:

@@ -6,7 +6,7 @@ tokens, V width of the vector, T width of the time embedding.
 Module names are those of the Diffusers layout. Published configurations are in `unet_configs.py`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.errors import CheckpointError
-from safelight.models.attention import ImageTokens
+from safelight.models.attention import ImageTokens, Nudge, Observer, Reference, tell_names
 from safelight.models.layers import (
     Conv2d,
     GroupNorm,
@@ -23,7 +23,15 @@ from safelight.models.layers import (
     guidance_embedding,
     timestep_embedding,
 )
-from safelight.models.unet_blocks import BlockShape, DownBlock, FreeU, MidBlock, Told, UpBlock
+from safelight.models.unet_blocks import (
+    NO_REFERENCES,
+    BlockShape,
+    DownBlock,
+    FreeU,
+    MidBlock,
+    Told,
+    UpBlock,
+)
 
 
 def heads_of_width(channels: Sequence[int], width: int = 64) -> tuple[int, ...]:
@@ -112,19 +120,25 @@ def _problems(config: UNetConfig) -> list[str]:
 
 
 class Residuals(NamedTuple):
-    """What control networks add: one tensor for each skip in the order made, and the middle."""
+    """What control networks add.
 
-    skips: tuple[Tensor, ...]
+    skips: one tensor for each skip in the order made, or none. mid: to the middle's output.
+    inner: features of T2I-Adapters, one for each level on the way down and then the middle; there
+        may be fewer. Unlike the skips', they change what the rest of the way down sees.
+    nudges: to the inputs of attention's projections.
+    """
+
+    skips: tuple[Tensor, ...] = ()
     mid: Tensor | None = None
+    inner: tuple[Tensor, ...] = ()
+    nudges: tuple[Nudge, ...] = ()
 
 
-class UNet(nn.Module):
-    """A noisy latent, a time and a text -> the prediction; which one, the family knows.
+class UNetEncoder(nn.Module):
+    """The half of a U-Net that it shares with its control networks: in, down and the middle.
 
     Built under `torch.device("meta")` it costs no memory and no random numbers; assign the weights.
     """
-
-    __call__: Callable[..., Tensor]
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -138,25 +152,70 @@ class UNet(nn.Module):
             self.class_embedding = nn.Embedding(config.noise_levels, time_width)
         if config.vector_width is not None:
             setattr(self, config.vector_module, TimeEmbedding(config.vector_width, time_width))
-        shape = BlockShape(
-            time_width=time_width,
-            context_width=config.context_width,
-            linear_projection=config.linear_projection,
-            groups=config.groups,
-            eps=config.norm_eps,
-        )
+        shape = _shape(config)
         self.down_blocks = nn.ModuleList(_down_blocks(config, shape))
         self.mid_block: MidBlock | None = None
         if config.mid_depth is not None:
             self.mid_block = MidBlock(channels[-1], config.mid_depth, config.heads[-1], shape)
-        self.up_blocks = nn.ModuleList(_up_blocks(config, shape))
-        self.conv_norm_out = GroupNorm(config.groups, channels[0], config.norm_eps)
-        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type in which the network begins, and into which its inputs are best cast."""
         return self.conv_in.weight.dtype
+
+    def embedding(
+        self,
+        x: Tensor,
+        time: Tensor,
+        vector: Tensor | None = None,
+        level: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
+    ) -> Tensor:
+        """All that is told but the text, as one (B, T) that has yet to go through SiLU."""
+        guidance = None
+        if guidance_scale is not None and self.config.guidance_width is not None:
+            guidance = guidance_embedding(guidance_scale, self.config.guidance_width).to(x.dtype)
+        sinusoids = timestep_embedding(time.expand(x.shape[0]), self.config.channels[0])
+        total = self.time_embedding(sinusoids.to(self.dtype), guidance)
+        if isinstance(self.class_embedding, nn.Embedding):
+            assert level is not None, "this network is told a noise level"
+            total = total + self.class_embedding(level)
+        elif self.class_embedding is not None:
+            assert vector is not None, "this network is told a vector"
+            total = total + self.class_embedding(vector)
+        if self.add_embedding is not None:
+            assert vector is not None, "this network is told a vector"
+            total = total + self.add_embedding(vector)
+        return total
+
+    def down(
+        self,
+        x: Tensor,
+        told: Told,
+        identity: Collection[str] = (),
+        inner: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What `conv_in` made (B, C, h, w) -> what enters the middle, and all skips in order."""
+        skips = [x]
+        for i, block in enumerate(self.down_blocks):
+            chosen = _chosen(identity, f"down_blocks.{i}", block)
+            x, made = block(x, told, chosen, inner[i] if i < len(inner) else None)
+            skips += made
+        return x, skips
+
+
+class UNet(UNetEncoder):
+    """A noisy latent, a time and a text -> the prediction; which one, the family knows."""
+
+    __call__: Callable[..., Tensor]
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        channels = config.channels
+        self.up_blocks = nn.ModuleList(_up_blocks(config, _shape(config)))
+        self.conv_norm_out = GroupNorm(config.groups, channels[0], config.norm_eps)
+        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
+        tell_names(self)
 
     def self_attentions(self) -> tuple[str, ...]:
         """Names of the transformers whose self-attention can be perturbed or asked for its map."""
@@ -190,6 +249,8 @@ class UNet(nn.Module):
         identity_attention: Collection[str] = (),
         freeu: tuple[float, float, float, float] | None = None,
         checkpointing: bool = False,
+        observer: Observer | None = None,
+        references: Mapping[str, Reference] = NO_REFERENCES,
     ) -> Tensor:
         """(B, C, h, w), any h and w -> (B, C_out, h, w).
 
@@ -197,15 +258,17 @@ class UNet(nn.Module):
         int64; guidance_scale (B,) for networks distilled with one.
         identity_attention: names as in `self_attentions`, or of modules around them.
         freeu: (b1, b2, s1, s2). checkpointing: recompute activations in the backward pass.
+        observer: told what each attention looks at. references: what self-attentions look at, too,
+        by names as in `named_attentions`.
         """
-        told = Told(
-            self._embedding(x, time, vector, level, guidance_scale), context, images, checkpointing
-        )
-        x, skips = self._down(x, told, identity_attention)
+        embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
+        added = residuals or Residuals()
+        told = Told(embedding, context, images, checkpointing, observer, references, added.nudges)
+        x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         if self.mid_block is not None:
             chosen = _chosen(identity_attention, "mid_block", self.mid_block)
             x = self.mid_block(x, told, chosen)
-        return self._up(x, skips, told, residuals, identity_attention, freeu)
+        return self._up(x, skips, told, added, identity_attention, freeu)
 
     def with_attention(
         self,
@@ -221,6 +284,8 @@ class UNet(nn.Module):
         identity_attention: Collection[str] = (),
         freeu: tuple[float, float, float, float] | None = None,
         checkpointing: bool = False,
+        observer: Observer | None = None,
+        references: Mapping[str, Reference] = NO_REFERENCES,
     ) -> tuple[Tensor, Tensor]:
         """What `forward` gives, and the map of the middle's first self-attention.
 
@@ -229,61 +294,28 @@ class UNet(nn.Module):
         middle, and that cannot be perturbed in the same call.
         """
         assert self.mid_block is not None, "a network without a middle has no map to give"
-        told = Told(
-            self._embedding(x, time, vector, level, guidance_scale), context, images, checkpointing
-        )
-        x, skips = self._down(x, told, identity_attention)
+        embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
+        added = residuals or Residuals()
+        told = Told(embedding, context, images, checkpointing, observer, references, added.nudges)
+        x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         assert not _chosen(identity_attention, "mid_block", self.mid_block)
         x, weights = self.mid_block.with_map(x, told)
-        return self._up(x, skips, told, residuals, identity_attention, freeu), weights
-
-    def _embedding(
-        self,
-        x: Tensor,
-        time: Tensor,
-        vector: Tensor | None,
-        level: Tensor | None,
-        guidance_scale: Tensor | None,
-    ) -> Tensor:
-        """Everything that is not text, as one (B, T); through SiLU, as every block wants it."""
-        guidance = None
-        if guidance_scale is not None and self.config.guidance_width is not None:
-            guidance = guidance_embedding(guidance_scale, self.config.guidance_width).to(x.dtype)
-        sinusoids = timestep_embedding(time.expand(x.shape[0]), self.config.channels[0])
-        total = self.time_embedding(sinusoids.to(self.dtype), guidance)
-        if isinstance(self.class_embedding, nn.Embedding):
-            assert level is not None, "this network is told a noise level"
-            total = total + self.class_embedding(level)
-        elif self.class_embedding is not None:
-            assert vector is not None, "this network is told a vector"
-            total = total + self.class_embedding(vector)
-        if self.add_embedding is not None:
-            assert vector is not None, "this network is told a vector"
-            total = total + self.add_embedding(vector)
-        return F.silu(total)
-
-    def _down(
-        self, x: Tensor, told: Told, identity: Collection[str]
-    ) -> tuple[Tensor, list[Tensor]]:
-        x = self.conv_in(x)
-        skips = [x]
-        for i, block in enumerate(self.down_blocks):
-            x, made = block(x, told, _chosen(identity, f"down_blocks.{i}", block))
-            skips += made
-        return x, skips
+        return self._up(x, skips, told, added, identity_attention, freeu), weights
 
     def _up(
         self,
         x: Tensor,
         skips: list[Tensor],
         told: Told,
-        residuals: Residuals | None,
+        added: Residuals,
         identity: Collection[str],
         freeu: tuple[float, float, float, float] | None,
     ) -> Tensor:
-        if residuals is not None:
-            skips = [skip + r for skip, r in zip(skips, residuals.skips, strict=True)]
-            x = x if residuals.mid is None else x + residuals.mid
+        for feature in added.inner[self.config.levels :]:
+            x = x + feature
+        if added.skips:
+            skips = [skip + r for skip, r in zip(skips, added.skips, strict=True)]
+        x = x if added.mid is None else x + added.mid
         for i, block in enumerate(self.up_blocks):
             count = len(block.resnets)  # type: ignore[arg-type]
             taken, skips = skips[: -count - 1 : -1], skips[:-count]
@@ -296,6 +328,16 @@ class UNet(nn.Module):
                 freeu=FreeU(freeu[i], freeu[i + 2]) if freeu is not None and i < 2 else None,
             )
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def _shape(config: UNetConfig) -> BlockShape:
+    return BlockShape(
+        time_width=config.time_width,
+        context_width=config.context_width,
+        linear_projection=config.linear_projection,
+        groups=config.groups,
+        eps=config.norm_eps,
+    )
 
 
 def _down_blocks(config: UNetConfig, shape: BlockShape) -> list[DownBlock]:

@@ -4,15 +4,16 @@ Shapes: B batch, C channels, h w height and width, N = h w tokens, L text length
 text tokens, T width of the time embedding.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from safelight.models.attention import Attention, ImageTokens
+from safelight.models.attention import Attention, ImageTokens, Nudge, Observer, Reference
 from safelight.models.layers import (
     Conv2d,
     Downsample,
@@ -24,6 +25,8 @@ from safelight.models.layers import (
     Upsample,
 )
 
+NO_REFERENCES: Mapping[str, Reference] = MappingProxyType({})
+
 
 class Told(NamedTuple):
     """What every block is told in one forward pass."""
@@ -32,6 +35,9 @@ class Told(NamedTuple):
     context: Tensor  # (B, L, D)
     images: Sequence[ImageTokens] = ()
     checkpointing: bool = False  # training: recompute activations instead of keeping them
+    observer: Observer | None = None
+    references: Mapping[str, Reference] = NO_REFERENCES  # by the name of the self-attention
+    nudges: Sequence[Nudge] = ()
 
 
 class FreeU(NamedTuple):
@@ -91,32 +97,41 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(width)
 
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        images: Sequence[ImageTokens] = (),
-        identity: bool = False,
+        self, x: Tensor, told: Told, size: tuple[int, int], identity: bool = False
     ) -> Tensor:
         """(B, N, C) -> (B, N, C); `identity` replaces the self-attention map by the identity."""
         y = self.norm1(x)
         if identity:
             assert not self.cross_only, "there is no self-attention here to perturb"
-            y = self.attn1.identity(y)
+            y = self.attn1.identity(y, told.nudges)
+        elif self.cross_only:
+            y = self.attn1(y, told.context, size=size, observer=told.observer, nudges=told.nudges)
         else:
-            y = self.attn1(y, context if self.cross_only else None)
-        return self._after_self_attention(x + y, context, images)
+            reference = told.references.get(self.attn1.module)
+            y = self.attn1(
+                y,
+                size=size,
+                observer=told.observer,
+                reference=reference,
+                nudges=told.nudges,
+            )
+        return self._after_self_attention(x + y, told, size)
 
-    def with_map(
-        self, x: Tensor, context: Tensor, images: Sequence[ImageTokens] = ()
-    ) -> tuple[Tensor, Tensor]:
+    def with_map(self, x: Tensor, told: Told, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The output (B, N, C) and the map of the self-attention (B, heads, N, N)."""
         y, weights = self.attn1.with_map(self.norm1(x))
-        return self._after_self_attention(x + y, context, images), weights
+        return self._after_self_attention(x + y, told, size), weights
 
-    def _after_self_attention(
-        self, x: Tensor, context: Tensor, images: Sequence[ImageTokens]
-    ) -> Tensor:
-        x = x + self.attn2(self.norm2(x), context, images)
+    def _after_self_attention(self, x: Tensor, told: Told, size: tuple[int, int]) -> Tensor:
+        seen = self.attn2(
+            self.norm2(x),
+            told.context,
+            told.images,
+            size=size,
+            observer=told.observer,
+            nudges=told.nudges,
+        )
+        x = x + seen
         return x + self.ff(self.norm3(x))
 
 
@@ -148,28 +163,21 @@ class Transformer(nn.Module):
         )
         self.proj_out = _projection(channels, linear_projection)
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        images: Sequence[ImageTokens] = (),
-        identity: bool = False,
-    ) -> Tensor:
+    def forward(self, x: Tensor, told: Told, identity: bool = False) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        y = self._tokens(x)
+        y, size = self._tokens(x), (x.shape[2], x.shape[3])
         for block in self.transformer_blocks:
-            y = block(y, context, images, identity)
+            y = block(y, told, size, identity)
         return self._added(x, y)
 
-    def with_map(
-        self, x: Tensor, context: Tensor, images: Sequence[ImageTokens] = ()
-    ) -> tuple[Tensor, Tensor]:
+    def with_map(self, x: Tensor, told: Told) -> tuple[Tensor, Tensor]:
         """The output, and the self-attention map of the first block (B, heads, N, N)."""
         first, *others = self.transformer_blocks
         assert isinstance(first, TransformerBlock)
-        y, weights = first.with_map(self._tokens(x), context, images)
+        size = (x.shape[2], x.shape[3])
+        y, weights = first.with_map(self._tokens(x), told, size)
         for block in others:
-            y = block(y, context, images)
+            y = block(y, told, size)
         return self._added(x, y), weights
 
     def _tokens(self, x: Tensor) -> Tensor:
@@ -215,7 +223,7 @@ class _Level(nn.Module):
     def _attend(self, i: int, x: Tensor, told: Told, identity: Collection[int]) -> Tensor:
         if i >= len(self.attentions):
             return x
-        return _recomputed(told, self.attentions[i], x, told.context, told.images, i in identity)
+        return _recomputed(told, self.attentions[i], x, told, i in identity)
 
 
 def _recomputed(told: Told, module: nn.Module, *inputs: object) -> Tensor:
@@ -259,19 +267,29 @@ class DownBlock(_Level):
         self.downsamplers = nn.ModuleList([Downsample(channels)] if downsample else [])
 
     def forward(
-        self, x: Tensor, told: Told, identity: Collection[int] = ()
+        self,
+        x: Tensor,
+        told: Told,
+        identity: Collection[int] = (),
+        inner: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """(B, C_in, h, w) -> the output, and what each step leaves for the way up.
 
-        `identity` lists the transformers, by position, whose self-attention is perturbed.
+        `identity` lists the transformers, by position, whose self-attention is perturbed. `inner`
+        is what a T2I-Adapter adds to this level: after the last transformer, before that skip is
+        left; in a level without attention after everything, to the last skip too.
         """
         skips = []
         for i in range(len(self.resnets)):
             x = self._attend(i, self._res(i, x, told), told, identity)
+            if inner is not None and self.attentions and i == len(self.resnets) - 1:
+                x = x + inner
             skips.append(x)
         for downsample in self.downsamplers:
             x = downsample(x)
             skips.append(x)
+        if inner is not None and not self.attentions:
+            x = skips[-1] = x + inner
         return x, skips
 
 
@@ -298,7 +316,7 @@ class MidBlock(_Level):
         """The output, and the map of the first self-attention (B, heads, N, N)."""
         transformer = self.attentions[0]
         assert isinstance(transformer, Transformer)
-        x, weights = transformer.with_map(self._res(0, x, told), told.context, told.images)
+        x, weights = transformer.with_map(self._res(0, x, told), told)
         return self._res(1, x, told), weights
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from safelight.condition import Condition, expand, stack, stackable
+from safelight.condition import Condition, active, bounded, expand, stack, stackable
 from safelight.diffusion.denoiser import Denoise, Denoiser
 from safelight.diffusion.guidance.rules import Rule, linear
 from safelight.errors import RequestError
@@ -118,7 +118,7 @@ def evaluated(
 ) -> list[Tensor]:
     """The estimate (B, C, h, w) under each condition, with as few network calls as possible."""
     batch = x.shape[0]
-    whole = [expand(condition, batch) for condition in conditions]
+    whole = [expand(condition, batch) for condition in _acting(conditions, sigma)]
     results: dict[int, Tensor] = {}
     for group in _groups(whole, apart):
         count = len(group)
@@ -132,6 +132,17 @@ def evaluated(
         )
         results |= zip(group, stacked.chunk(count), strict=True)
     return [results[i] for i in range(len(conditions))]
+
+
+def _acting(conditions: Sequence[Condition], sigma: Tensor) -> Sequence[Condition]:
+    """The conditions without what does not act at this level, so that more of them share a call."""
+    if not any(bounded(condition) for condition in conditions):
+        return conditions
+    levels = set(sigma.flatten().tolist())
+    if len(levels) > 1:
+        return conditions  # the denoiser sorts it out for each picture
+    (level,) = levels
+    return [active(condition, level) for condition in conditions]
 
 
 def _groups(conditions: Sequence[Condition], apart: bool) -> list[list[int]]:

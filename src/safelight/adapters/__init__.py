@@ -1,0 +1,1 @@
+"""What is added to a loaded network without changing its weights."""
