@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -268,6 +270,44 @@ def test_only_what_changed_is_encoded_again(tmp_path: Path) -> None:
     made = codec(seed=1, scale=0.5)  # the same one, scaled otherwise
     latents()
     assert len(album.asked) == 6
+
+
+def test_who_asks_is_told_how_many_are_encoded_and_not_of_those_that_were(tmp_path: Path) -> None:
+    album, told = Album(7), list[tuple[int, int]]()
+
+    @contextmanager
+    def counted(total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda done: told.append((done, total))
+
+    with Store(tmp_path) as store:
+        few = album.contents[:2]
+        cached_latents(store, codec(), few, album.load)
+        cached_latents(store, codec(), album.contents, album.load, batch=2, counted=counted)
+        assert told == [(2, 5), (4, 5), (5, 5)]
+        told.clear()
+        cached_latents(store, codec(), album.contents, album.load, counted=counted)
+        assert told == []
+
+
+def test_a_run_that_is_killed_while_it_encodes_loses_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safelight.training.latent_cache.KEPT_EVERY", 0.0)
+    album = Album(6)
+
+    def load(numbers: list[int]) -> Tensor:
+        if numbers[0] >= 4:
+            raise KeyboardInterrupt
+        return album.load(numbers)
+
+    with Store(tmp_path / "own") as store:
+        with pytest.raises(KeyboardInterrupt):
+            cached_latents(store, codec(), album.contents, load, batch=2)
+        shutil.copytree(tmp_path / "own", tmp_path / "disk")  # before it is closed: as kill -9
+    album.asked.clear()
+    with Store(tmp_path / "disk") as store:
+        cached_latents(store, codec(), album.contents, album.load, batch=2)
+    assert album.asked == [4, 5]
 
 
 def test_states_of_captions_are_made_once_and_are_the_towers(tmp_path: Path) -> None:

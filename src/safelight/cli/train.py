@@ -37,7 +37,8 @@ def train(
         Path | None, typer.Option("--to", help="The new folder that --export writes.")
     ] = None,
 ) -> None:
-    """Train what a config says: an autoencoder, a CLIP, a diffusion model or an evaluator.
+    """Train what a config says: an autoencoder, a CLIP, a diffusion model, a ControlNet or an
+    evaluator.
 
     A run lies in its folder, and the same command goes on with it. At the end a folder is written
     that `safelight generate -m`, `--vae` or the next recipe take. With torchrun, every process

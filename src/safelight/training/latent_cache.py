@@ -7,7 +7,9 @@ Shapes: N pictures, C latent channels, h w latent height and width, K captions, 
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,15 @@ from safelight.training.latent_pool import Choice, encoded
 from safelight.training.text_states import FrozenText, TextStates, tokens_of
 
 Load = Callable[[list[int]], Tensor]  # numbers of pictures -> (B, 3, H, W) in [-1, 1]
+Counted = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+"""How many are to be made -> a context in which a function is told how many are done."""
+KEPT_EVERY = 60.0  # seconds of work that a run which is killed may lose
+
+
+@contextmanager
+def uncounted(total: int) -> Iterator[Callable[[int], None]]:
+    """Nobody is told."""
+    yield lambda done: None
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -53,12 +64,15 @@ def cached_latents(
     seed: int = 0,
     batch: int = 32,
     dtype: torch.dtype = torch.float16,
+    counted: Counted = uncounted,
 ) -> list[Tensor]:
     """The latents (C, h, w) of pictures, on the CPU; those not in the store are made and kept.
 
     contents: for each picture a hash of its bytes and of all that was done to its pixels: size,
         crop, mirroring, background.
     load: gives the pictures of these numbers, all of one size; called with up to `batch`.
+    counted: who is told how many of those to be made are done.
+    What was made is on the disk within a minute.
     Raises OutputError on a full disk, NonFiniteError if the codec makes NaN.
     """
     maker = codec_hash(codec)
@@ -69,12 +83,18 @@ def cached_latents(
     ]
 
     def make(places: list[int]) -> Iterator[Mapping[str, Tensor]]:
-        for start in range(0, len(places), batch):
-            part = places[start : start + batch]
-            names = [contents[place] for place in part]
-            latents = encoded(codec, load(part), names, choice=choice, seed=seed)
-            for row in latents.to("cpu", dtype):
-                yield {"latents": row}
+        kept = time.monotonic()
+        with counted(len(places)) as done:
+            for start in range(0, len(places), batch):
+                part = places[start : start + batch]
+                names = [contents[place] for place in part]
+                latents = encoded(codec, load(part), names, choice=choice, seed=seed)
+                for row in latents.to("cpu", dtype):
+                    yield {"latents": row}
+                done(start + len(part))
+                if time.monotonic() - kept >= KEPT_EVERY:
+                    store.flush()
+                    kept = time.monotonic()
 
     entries = store.computed(keys, make)
     store.flush()

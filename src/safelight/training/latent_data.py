@@ -68,10 +68,13 @@ class EncodedPictures:
     def __len__(self) -> int:
         return len(self.data)
 
-    @torch.no_grad()
     def batch(self, indices: Sequence[int], draw: Draw) -> LatentBatch:
         """The examples of these numbers, on the codec's device."""
-        pictures = self.data.batch(indices, draw)
+        return self.encoded(self.data.batch(indices, draw), draw)
+
+    @torch.no_grad()
+    def encoded(self, pictures: PictureBatch, draw: Draw) -> LatentBatch:
+        """These pictures, wherever they come from, on the codec's device."""
         device = next(self.codec.autoencoder.parameters()).device
         posterior = self.codec.encode(pictures.pictures.to(device, non_blocking=True))
         latents = posterior.mode()

@@ -79,9 +79,9 @@ class Previews:
         first: int,
         prompts: Sequence[str],
     ) -> Tensor:
-        size = Size(self.height, self.width)
-        told = to(text(prompts, [size] * len(prompts)), device=_device(codec))
-        nothing = to(self._nothing(text, told, size), device=_device(codec))
+        told, nothing = (
+            to(each, device=_device(codec)) for each in self._conditions(text, first, prompts)
+        )
         sampler = resolve_sampler(self.sampler)
         spacing = partial(resolve_schedule(self.schedule), process)
         sigmas = (without_penultimate(spacing) if sampler.discard_penultimate else spacing)(
@@ -96,6 +96,14 @@ class Previews:
         for step in sampler.run(denoise, x, sigmas, noise, **options):
             x = step.x
         return x
+
+    def _conditions(
+        self, text: Conditioner, first: int, prompts: Sequence[str]
+    ) -> tuple[Condition, Condition]:
+        """What is said, and what guidance leads away from; of pictures `first` and after it."""
+        size = Size(self.height, self.width)
+        told = text(prompts, [size] * len(prompts))
+        return told, self._nothing(text, told, size)
 
     def _nothing(self, text: Conditioner, told: Condition, size: Size) -> Condition:
         """What is said where nothing is said, as long and as often as the prompts."""

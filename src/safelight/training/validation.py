@@ -105,6 +105,18 @@ class Validation:
         return stratified(uniforms, places[draw.rows], draw.total)
 
 
+def over_all(
+    validations: Sequence[Validation], task: DiffusionTask, network: Network | None = None
+) -> dict[str, float]:
+    """The figures over the examples of all, each counting alike; empty for none."""
+    figures: dict[str, float] = {}
+    total = sum(len(each.indices) for each in validations)
+    for each in validations:
+        for name, value in each(task, network).items():
+            figures[name] = figures.get(name, 0.0) + value * len(each.indices) / total
+    return figures
+
+
 @contextmanager
 def judging(module: nn.Module | None) -> Iterator[None]:
     """Without gradients, and with the module in evaluation mode; its modes return afterwards.

@@ -5,6 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter
 
 from safelight.diffusion.process import BetaSchedule
+from safelight.training.config.control import (
+    ControlExportSection,
+    ControlModelSection,
+    ControlPreviewSection,
+    ControlSection,
+)
 from safelight.training.config.sections import (
     Count,
     DataSection,
@@ -257,6 +263,27 @@ class DiffusionRun(Base):
     hint: HintSection = HintSection()
 
 
+# -- controlnet ------------------------------------------------------------------------------------
+
+
+class ControlNoiseSection(NoiseSection):
+    """As for diffusion; half of the captions are dropped, so that maps speak for themselves."""
+
+    caption_dropout: Share = 0.5
+
+
+class ControlRun(Base):
+    """`recipe = "controlnet"`."""
+
+    recipe: Literal["controlnet"]
+    model: ControlModelSection
+    control: ControlSection
+    noise: ControlNoiseSection = ControlNoiseSection()
+    cache: CacheSection = CacheSection()
+    previews: ControlPreviewSection | None = None
+    export: ControlExportSection = ControlExportSection()
+
+
 # -- evaluator -------------------------------------------------------------------------------------
 
 
@@ -282,11 +309,12 @@ class EvaluatorRun(Base):
     evaluator: EvaluatorSection = EvaluatorSection()
 
 
-Config = AutoencoderRun | ClipRun | DiffusionRun | EvaluatorRun
+Config = AutoencoderRun | ClipRun | DiffusionRun | ControlRun | EvaluatorRun
 RECIPES: dict[str, type[Config]] = {
     "autoencoder": AutoencoderRun,
     "clip": ClipRun,
     "diffusion": DiffusionRun,
+    "controlnet": ControlRun,
     "evaluator": EvaluatorRun,
 }
 ADAPTERS: dict[str, TypeAdapter[Config]] = {n: TypeAdapter(kind) for n, kind in RECIPES.items()}

@@ -4,6 +4,7 @@ from safelight.training.config.configs import (
     AutoencoderRun,
     ClipRun,
     Config,
+    ControlRun,
     DiffusionRun,
 )
 from safelight.training.recipes.job import Job, Workshop
@@ -23,6 +24,10 @@ def job_of(config: Config, workshop: Workshop) -> Job:
         from safelight.training.recipes.diffusion import diffusion_job
 
         return diffusion_job(config, workshop)
+    if isinstance(config, ControlRun):
+        from safelight.training.recipes.controlnet import controlnet_job
+
+        return controlnet_job(config, workshop)
     from safelight.training.recipes.evaluator import evaluator_job
 
     return evaluator_job(config, workshop)

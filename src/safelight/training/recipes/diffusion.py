@@ -11,7 +11,7 @@ from safelight.diffusion.draws import MixedDraw, SigmaDraw, UniformDraw, resolve
 from safelight.diffusion.weights import resolve_weight
 from safelight.errors import RequestError
 from safelight.models.backbone import Backbone
-from safelight.training.config.configs import DiffusionRun, NamedSection
+from safelight.training.config.configs import DiffusionRun, NamedSection, NoiseSection
 from safelight.training.config.sections import PictureSection
 from safelight.training.diffusion_task import PLAYER, DiffusionSettings, DiffusionTask, LatentBatch
 from safelight.training.diffusion_watch import DiffusionWatch
@@ -32,7 +32,7 @@ from safelight.training.recipes.pictures import Pictures, open_pictures
 from safelight.training.recipes.scenes import open_scenes
 from safelight.training.task import Data
 from safelight.training.text_states import FrozenText
-from safelight.training.validation import Validation
+from safelight.training.validation import Validation, over_all
 from safelight.training.watch import Moment
 
 JUDGED = 64
@@ -54,7 +54,7 @@ def diffusion_job(config: DiffusionRun, workshop: Workshop) -> Job:
     """
     settings = config.training.settings()
     model = learned(config, workshop)
-    how = _settings(config, scratch=model.scratch)
+    how = diffusion_settings(config.noise, scratch=model.scratch)
     text = FrozenText(model.text)
     backbone = Backbone(model.unet, checkpointing=config.noise.checkpointing)
     task = DiffusionTask(backbone, model.process, text, how)
@@ -97,8 +97,8 @@ def _module(model: Learned) -> torch.nn.Module:
     return coder
 
 
-def _settings(config: DiffusionRun, *, scratch: bool) -> DiffusionSettings:
-    noise = config.noise
+def diffusion_settings(noise: NoiseSection, *, scratch: bool) -> DiffusionSettings:
+    """How a network is trained. Raises RequestError for a law or a weight that there is not."""
     return DiffusionSettings(
         draw=_draw(noise.draw, scratch=scratch),
         weight=resolve_weight(noise.weight.name, **noise.weight.options),
@@ -127,7 +127,7 @@ def _latents(config: DiffusionRun, model: Learned, workshop: Workshop) -> _Laten
     encoder = Encoder(model.codec, model.text, config.cache, config.noise.latents, workshop)
     factor = model.codec.factor * 2 ** (model.unet.config.levels - 1)
     if not isinstance(data, PictureSection):
-        _check_multiple("data.size", data.size, factor)
+        check_multiple("data.size", data.size, factor)
         scenes = open_scenes(data, workshop)
         train = of_scenes(scenes, scenes.train, encoder)
         held = of_scenes(scenes, scenes.held, encoder) if len(scenes.held) else None
@@ -135,7 +135,7 @@ def _latents(config: DiffusionRun, model: Learned, workshop: Workshop) -> _Laten
         tell_scale(train, model.codec, workshop)
         pools = (train,) if held is None else (train, held)
         return _Latents(train, pools, held, order, scenes.facts)
-    _check_multiple("data.multiple", data.multiple, factor)
+    check_multiple("data.multiple", data.multiple, factor)
     pictures = open_pictures(data, workshop, captions=True)
     moving = data.random_crop or data.flip > 0
     background = data.background
@@ -149,21 +149,21 @@ def _latents(config: DiffusionRun, model: Learned, workshop: Workshop) -> _Laten
         found = EncodedPictures(learn, model.codec, model.text, config.noise.latents)
         workshop.say("crops and mirror images are drawn, so latents are computed in every step")
     else:
-        used = _few(pictures.train, workshop)
+        used = few(pictures.train, workshop)
         if workshop.trial:
             order = Flat(len(used), TRIAL, training.seed)
         found, kept = of_pictures(used, pictures.wording, background, encoder)
         tell_scale(kept, model.codec, workshop)
     held = None
     if len(pictures.held):
-        some = _few(pictures.held, workshop)
+        some = few(pictures.held, workshop)
         _, held = of_pictures(some, pictures.wording, background, encoder)
     return _Latents(
         found, tuple(p for p in (kept, held) if p is not None), held, order, pictures.facts
     )
 
 
-def _few(pictures: Pictures, workshop: Workshop) -> Pictures:
+def few(pictures: Pictures, workshop: Workshop) -> Pictures:
     """All pictures; for a trial a few of one size."""
     if not workshop.trial:
         return pictures
@@ -171,8 +171,8 @@ def _few(pictures: Pictures, workshop: Workshop) -> Pictures:
     return pictures.take(same[:TRIAL])
 
 
-def _check_multiple(key: str, value: int, factor: int) -> None:
-    """The U-Net halves its input at each level, so sides must divide."""
+def check_multiple(key: str, value: int, factor: int) -> None:
+    """Raise RequestError unless a side divides: the U-Net halves its input at each level."""
     if value % factor:
         raise RequestError(
             f"{key} must be a multiple of {factor} for this autoencoder and U-Net; got {value}. "
@@ -185,7 +185,7 @@ class _Watch(DiffusionWatch):
     """Figures over all sizes of held-out pictures, and previews."""
 
     def __init__(
-        self, task: DiffusionTask, held: Sequence[tuple[Validation, int]], workshop: Workshop,
+        self, task: DiffusionTask, held: Sequence[Validation], workshop: Workshop,
         **previews: object,
     ) -> None:  # fmt: skip
         super().__init__(task, None, **previews)  # type: ignore[arg-type]
@@ -193,12 +193,8 @@ class _Watch(DiffusionWatch):
         self._last: int | None = None
 
     def validate(self, moment: Moment) -> Mapping[str, float]:
-        figures: dict[str, float] = {}
-        total = sum(count for _, count in self._held)
         with self._judged(moment):
-            for validation, count in self._held:
-                for name, value in validation(self.task).items():
-                    figures[name] = figures.get(name, 0.0) + value * count / total
+            figures = over_all(self._held, self.task)
             if moment.first and self._due(moment.step):
                 self._draw(moment)
         return figures
@@ -218,8 +214,7 @@ def _watch(
     workshop: Workshop,
 ) -> _Watch:
     held = [] if found.held is None else [
-        (Validation(pool, range(len(pool)), min(JUDGED, len(pool))), len(pool))
-        for pool in found.held.pools
+        Validation(pool, range(len(pool)), min(JUDGED, len(pool))) for pool in found.held.pools
     ]  # fmt: skip
     section = config.previews
     if section is None:

@@ -5,6 +5,7 @@ Shapes: N pictures, C latent channels, h w latent height and width, K captions, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import lcm
 from pathlib import Path
@@ -50,25 +51,16 @@ class Encoder:
 
     def latents(self, contents: Sequence[str], load: Load) -> Tensor:
         """The latents (N, C, h, w) of pictures of one size, on the device."""
-        made = 0
-        missing = len(contents)
-
-        def counted(places: list[int]) -> Tensor:
-            nonlocal made
-            pictures = load(places)
-            made += len(places)
-            watch(made)
-            return pictures
-
-        with self.workshop.counted("encoding pictures", missing) as watch, self._store() as store:
+        with self._store() as store:
             found = cached_latents(
                 store,
                 self.codec,
                 contents,
-                counted,
+                load,
                 choice=self.choice,
                 batch=self.cache.batch,
                 dtype=DTYPES[self.cache.dtype],
+                counted=partial(self.workshop.counted, "encoding pictures"),
             )
             stacked = torch.stack(found)
         return stacked.to(self.workshop.device)

@@ -116,7 +116,7 @@ def learned(config: DiffusionRun, workshop: Workshop) -> Learned:
         facts = (f"a U-Net from scratch, {_prediction(model)}",)
     _check_sayable(model.family)
     unet = model.network.unet.to(workshop.device).requires_grad_(True)
-    text, codec = _beside(model, config, workshop)
+    text, codec = beside(model, workshop, half=config.training.precision == "bf16")
     for note in model.notes:
         workshop.warn(note)
     return Learned(model, unet, text, codec, section.checkpoint is None, types, facts)
@@ -263,9 +263,9 @@ def _quieten(unet: UNet) -> None:
             parameter.zero_()
 
 
-def _beside(model: Model, config: DiffusionRun, workshop: Workshop) -> tuple[Conditioner, Codec]:
-    """Text towers and autoencoder as they take part in training."""
-    device, half = workshop.device, config.training.precision == "bf16"
+def beside(model: Model, workshop: Workshop, *, half: bool) -> tuple[Conditioner, Codec]:
+    """Text towers and autoencoder as they take part in training; half: in bfloat16."""
+    device = workshop.device
     coder = _module(model.codec)
     for module in (*model.text.encoders, coder):
         module.eval().requires_grad_(False)

@@ -17,7 +17,7 @@ from safelight.writing import make_folder, write_text
 
 FILE = "run.json"
 # What may change while a run goes on: it changes no number, or the loop itself watches over it.
-_FREE = {"folder", "device", "export", "previews", "hint", "cache", "model.label"}
+_FREE = {"folder", "device", "export", "previews", "hint", "cache", "model.label", "control.keep"}
 _FREE |= {f"data.{name}" for name in ("threads", "workers", "depth", "path")}
 _FREE |= {f"training.{name}" for name in (*FREE, *SCHEDULED, "channels_last")}
 
