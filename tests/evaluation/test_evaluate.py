@@ -15,8 +15,9 @@ from safelight.errors import RequestError
 from safelight.evaluation.composition import CATEGORIES, Question
 from safelight.evaluation.copies import Memory
 from safelight.evaluation.evaluate import MODEL, REAL, evaluate, evaluate_composition
-from safelight.evaluation.exam import Draw, Exam, TextMatch, drawn, measured
+from safelight.evaluation.exam import Exam, judge_space, measured
 from safelight.evaluation.intervals import Estimate, Share
+from safelight.evaluation.pairs import Draw, Pairs, TextMatch
 from safelight.evaluation.report import Report, markdown, write
 from safelight.evaluation.sweep import sweep, sweep_plots, sweep_report, sweep_table
 from safelight.measures.colours import BACKGROUNDS
@@ -65,15 +66,22 @@ def asked(count: int) -> list[Question]:
     return questions
 
 
-def exam(count: int = 40, **changes: object) -> Exam:
+def exam(count: int = 40) -> Exam:
     questions = tuple(asked(count))
     real = noisy([rendered(q.facts, 1000 + i) for i, q in enumerate(questions)], 0.02, 1)
     # Independent of the questions: two sets with the same facts would be too near to each other.
     picks = torch.randint(60, (80,), generator=torch.Generator().manual_seed(9)).tolist()
     pool = asked(60)
     other = noisy([rendered(pool[i].facts, 2000 + n) for n, i in enumerate(picks)], 0.02, 2)
-    base = Exam(questions, tuple(range(count)), real, other, JUDGE, dimensions=4, batch=16)
-    return replace(base, **changes)  # type: ignore[arg-type]
+    prompts, seeds = tuple(q.prompt for q in questions), tuple(range(count))
+    space = judge_space(JUDGE)
+    pairs = Pairs(prompts, seeds, real, other, space, dimensions=4, batch=16)
+    return Exam(questions, JUDGE, pairs)
+
+
+def changed(of: Exam, **changes: object) -> Exam:
+    """The exam with another text net, batch or the like."""
+    return replace(of, pairs=replace(of.pairs, **changes))  # type: ignore[arg-type]
 
 
 def model(of: Exam, wrong: float = 0.0) -> Draw:
@@ -190,10 +198,10 @@ def test_a_model_that_copies_is_reported() -> None:
         noisy([rendered(q.facts, seed + i) for i, q in enumerate(of.questions)], 0.02, seed)
         for seed in (7000, 8000)
     )
-    memory = Memory(training, held_out, captions=of.prompts[:6], tries=2)
+    memory = Memory(training, held_out, captions=of.pairs.prompts[:6], tries=2)
 
     def copying(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return training[[of.prompts.index(p) for p in prompts]]
+        return training[[of.pairs.prompts.index(p) for p in prompts]]
 
     def below(draw: Draw) -> dict[str, object]:
         report = evaluate(of, draw, model="toy", memory=memory)
@@ -221,7 +229,7 @@ def test_a_text_match_adds_its_rows() -> None:
     def words(texts: Sequence[str]) -> Tensor:
         return torch.stack([plain(INKS[facts[t].hexcodes[0]])[:, 0, 0] + 2 for t in texts])
 
-    of = replace(of, match=TextMatch("toy-clip", colour, words))
+    of = changed(of, match=TextMatch("toy-clip", colour, words))
     report = evaluate(of, model(of), model="toy")
     row = cells(report, "Distances and text match", "CLIP score (toy-clip)")
     scores = {name: cell.value for name, cell in row.items() if isinstance(cell, Estimate)}
@@ -241,25 +249,27 @@ def test_a_report_is_the_same_again_and_is_written_whole(tmp_path: Path) -> None
         assert (path.parent / name).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_pictures_are_drawn_alike_in_batches_of_any_size() -> None:
+def test_measures_are_the_same_in_batches_of_any_size() -> None:
     of = exam(10)
-
-    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        return torch.stack([plain((s, s, s), SIZE) for s in seeds])
-
-    assert torch.equal(drawn(draw, of), drawn(draw, replace(of, batch=3)))
-    one, other = (measured(of.real, replace(of, batch=b)) for b in (3, 64))
+    one, other = (measured(of.pairs.real, changed(of, batch=b)) for b in (3, 64))
     assert one.composition == other.composition
 
 
 def test_wrong_numbers_are_refused() -> None:
     of = exam(10)
-    with pytest.raises(RequestError, match="10 questions, 9 seeds and 10 renderings"):
-        replace(of, seeds=of.seeds[1:])
-    with pytest.raises(RequestError, match="5 reference pictures are too few"):
-        replace(of, reference=of.reference[:5])
-    with pytest.raises(RequestError, match=r"were to be drawn; got \(10, 3, 32, 16\)"):
-        drawn(lambda p, s: torch.zeros(len(p), 3, 32, 16), of)
+    with pytest.raises(RequestError, match="10 captions came with 9 seeds and 10 pictures"):
+        changed(of, seeds=of.pairs.seeds[1:])
+    for questions in (of.questions[1:], of.questions[::-1]):
+        with pytest.raises(RequestError, match="came with other prompts than their own"):
+            replace(of, questions=questions)
+
+
+def test_a_shorter_exam_is_the_beginning_of_the_longer() -> None:
+    of = exam(20)
+    short = of.first(8, dimensions=2)
+    assert short.questions == of.questions[:8] and short.pairs.dimensions == 2
+    assert torch.equal(short.pairs.real, of.pairs.real[:8])
+    assert measured(short.pairs.real, short).answers == measured(of.pairs.real, of).answers[:8]
 
 
 def test_a_sweep_finds_the_value_that_draws_best() -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.errors import RequestError
-from safelight.evaluation.exam import TextMatch
 from safelight.evaluation.intervals import Estimate, Share
-from safelight.evaluation.pairs import Pairs, Space, evaluate_pairs
+from safelight.evaluation.ordinary import evaluate_pairs
+from safelight.evaluation.pairs import Pairs, Space, TextMatch, drawn
 from safelight.evaluation.report import Cell, Report
 
 SIDE, COUNT = 12, 40
@@ -105,5 +105,23 @@ def test_equal_captions_are_no_distractors_of_each_other() -> None:
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(RequestError, match="40 captions came with 39 seeds"):
         replace(PAIRS, seeds=PAIRS.seeds[1:])
-    with pytest.raises(RequestError, match="40 pictures and 5 for reference are too few"):
+    with pytest.raises(RequestError, match="0 captions came with 0 seeds and 0 pictures"):
+        replace(PAIRS, prompts=(), seeds=(), real=REAL[:0])
+    with pytest.raises(RequestError, match="5 reference pictures are too few"):
         replace(PAIRS, reference=PAIRS.reference[:5])
+    with pytest.raises(RequestError, match=r"were to be drawn; got \(7, 3, 32, 16\)"):
+        drawn(lambda p, s: torch.zeros(len(p), 3, 32, 16), PAIRS)
+
+
+def test_pictures_are_drawn_alike_in_batches_of_any_size() -> None:
+    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        return torch.stack([torch.full((3, 8, 8), s / 100) for s in seeds])
+
+    assert torch.equal(drawn(draw, PAIRS), drawn(draw, replace(PAIRS, batch=3)))
+
+
+def test_few_pictures_have_a_kernel_distance_only() -> None:
+    few = replace(PAIRS, prompts=PROMPTS[:4], seeds=PAIRS.seeds[:4], real=REAL[:4])
+    table = evaluate_pairs(few, copied, model="m").tables[0]
+    assert table.rows["recall (k=5)"] == table.rows["pool Fréchet"] == [None] * 3
+    assert isinstance(table.rows["pool KID"][0], Estimate)

@@ -11,11 +11,19 @@ import torch
 from PIL import Image
 
 from evaluation_scenes import disc, plain
-from safelight.errors import OutputError
+from safelight.errors import FileError, OutputError
 from safelight.evaluation.frechet import FrechetDistance
 from safelight.evaluation.intervals import Estimate, Share
 from safelight.evaluation.line_plot import Point, line_plot, ticks
-from safelight.evaluation.report import Report, Table, as_json, markdown, shown_cell, write
+from safelight.evaluation.report import (
+    Report,
+    Table,
+    as_json,
+    markdown,
+    read_report,
+    shown_cell,
+    write,
+)
 from safelight.evaluation.sheets import sheet, to_bytes
 
 TABLE = Table(
@@ -82,6 +90,32 @@ def test_all_files_are_written_and_shown(tmp_path: Path) -> None:
     assert again == path and "# Another" in path.read_text()
 
 
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    made = report(facts={"seeds": "0 to 3", "prompts": 8, "lost": float("inf")})
+    write(made, tmp_path / "r")
+    again = read_report(tmp_path / "r")
+    assert markdown(again) == markdown(made).replace("inf", "nan")
+    assert again.tables[0].rows["right"] == [Share(3, 4), Share(0, 4)]
+    assert again.pictures == made.pictures and again.plots == made.plots
+    assert as_json(again) == as_json(made)
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    for text in ("{}", '{"title": "x", "facts": {}, "tables": 3}', "[]"):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(FileError, match=r"report\.json"):
+            read_report(tmp_path)
+    write(report(), tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileError, match=r"a\.png cannot be read"):
+        read_report(tmp_path)
+    values = json.loads((tmp_path / "report.json").read_text())
+    values["tables"][0]["rows"]["right"][0] = {"half": 1}
+    (tmp_path / "report.json").write_text(json.dumps(values))
+    with pytest.raises(FileError, match="a cell with half"):
+        read_report(tmp_path)
+
+
 def test_a_picture_outside_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no plain file name"):
         write(report(pictures={"../a.png": b""}), tmp_path / "r")
@@ -109,6 +143,21 @@ def test_captions_are_cut_to_their_picture_and_may_hold_anything() -> None:
     below = page.crop((6, 6 + 64, 6 + 64, page.height))
     assert below.getextrema()[0] < 200
     sheet(picture, captions=["\u4e2d\u6587 \N{GRINNING FACE}", "é"])
+
+
+def test_captions_may_have_several_lines() -> None:
+    picture = plain((0, 0, 0), 64)[None]
+    words = "a small woman's sandal in the bottom right"
+    one, four = (
+        Image.open(BytesIO(sheet(picture, captions=[words], lines=n))).convert("L") for n in (1, 4)
+    )
+    assert four.height == one.height + 3 * 14
+    inked = [
+        four.crop((0, 70 + 14 * i, four.width, 84 + 14 * i)).getextrema()[0] < 200 for i in range(4)
+    ]
+    assert inked == [True] * 4
+    alone = Image.open(BytesIO(sheet(picture, captions=["a cat"], lines=4))).convert("L")
+    assert alone.size == four.size and alone.crop((0, 86, 76, 126)).getextrema()[0] == 255
 
 
 def test_bytes_are_rounded_to_the_nearest() -> None:

@@ -316,6 +316,43 @@ def test_a_bypassed_node_does_nothing() -> None:
     assert read_workflow(json.dumps(workflow(mode=4))) == Reading("ComfyUI", DEFAULT)
 
 
+def notes_with(number: int, kind: str, values: list[object]) -> tuple[str, ...]:
+    """The notes on the editor's graph with the widgets of one node replaced."""
+    made = workflow(mode=4)
+    nodes = made["nodes"]
+    assert isinstance(nodes, list)
+    for entry in nodes:
+        if entry["id"] == number:
+            entry |= {"type": kind, "widgets_values": values}
+    return read_workflow(json.dumps(made)).notes
+
+
+def test_a_value_without_a_known_name_is_said_and_not_dropped() -> None:
+    known = [156680208700286, "randomize", 25, 8, "euler", "normal", 1]
+    said = "node KSampler has values whose names are not known here: 'tile', 0.25; they were left"
+    assert notes_with(3, "KSampler", [*known, "tile", 0.25])[0].startswith(said)
+    (note,) = notes_with(3, "KSampler", [*known, *range(9)])
+    assert "0, 1, 2, 3, 4, 5, ...; they" in note
+    (note,) = notes_with(5, "EmptyLatentImage", [512, 768, 1, True])
+    assert "EmptyLatentImage" in note and "True" in note
+
+
+@pytest.mark.parametrize("control", ["fixed", "randomize", True, False, None])
+def test_the_editors_seed_control_is_no_setting(control: object) -> None:
+    known = [156680208700286, control, 25, 8, "euler", "normal", 1]
+    assert notes_with(3, "KSampler", known) == ()
+
+
+def test_a_value_in_the_place_of_the_seed_control_is_said_too() -> None:
+    (note,) = notes_with(3, "KSampler", [156680208700286, "sideways", 25, 8, "euler", "normal", 1])
+    assert "'sideways'" in note
+
+
+def test_nodes_that_were_not_read_are_named_whole_and_not_by_their_values() -> None:
+    (note,) = notes_with(8, "VAEDecodeFancy", [512, 64, "fast"])
+    assert note == "nodes that were not read: 'VAEDecodeFancy'."
+
+
 # --- hostile graphs ---------------------------------------------------------------------------
 
 

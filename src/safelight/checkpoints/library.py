@@ -23,6 +23,7 @@ from safelight.checkpoints.hashes import known_sha256
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import kind_of, made_for
 from safelight.checkpoints.load import open_checkpoint
+from safelight.embedded.carried import NAME, embedded_folder
 from safelight.errors import FileError, RequestError, SafelightError
 from safelight.printable import shown
 
@@ -42,6 +43,7 @@ class Place:
     label: str
     path: Path
     hub: bool = False  # laid out as the Hugging Face cache
+    name: str = ""  # of the model that the folder itself is
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,14 @@ def hub_cache() -> Path:
 
 
 def places(folders: Iterable[Path] = ()) -> list[Place]:
-    """Where to look: our models, the Hugging Face cache, and the folders given.
+    """Where to look: the package, our models, the Hugging Face cache, and the folders given.
 
     A folder may be the root of AUTOMATIC1111's or ComfyUI's program, their `models` folder, or any
     other; only what lies under `models` and `embeddings` of a program's root is looked at.
     """
-    found = [Place("Safelight", models_folder()), Place("Hugging Face", hub_cache(), hub=True)]
+    carried = embedded_folder()
+    found = [] if carried is None else [Place("this installation", carried, name=NAME)]
+    found += [Place("Safelight", models_folder()), Place("Hugging Face", hub_cache(), hub=True)]
     for folder in folders:
         inner = [folder / name for name in ("models", "embeddings") if (folder / name).is_dir()]
         roots = inner if folder / "models" in inner else [folder]
@@ -106,12 +110,14 @@ def places(folders: Iterable[Path] = ()) -> list[Place]:
 def entries(where: Sequence[Place]) -> Iterator[Entry]:
     """Every model in these places, sorted within each; places that do not exist hold none."""
     for place in where:
-        found = _hub(place) if place.hub else _below(place, place.path, "", set())
+        found = _hub(place) if place.hub else _below(place, place.path, place.name, set())
         yield from islice(found, MAX_ENTRIES)
 
 
 def find_model(name: str, folders: Iterable[Path] = (), *, what: What = "model") -> Path:
     """The file or folder that a name stands for: a path, or the name of a model in `places`.
+
+    "embedded" is the model that the package carries.
 
     A name may leave out the suffix and folders before it, and its case does not matter. Of models
     with the same full name the first place wins. Raises RequestError if the name fits models of
@@ -209,6 +215,8 @@ def _unknown(name: str, path: Path, known: Sequence[Entry], what: What) -> str:
         last = _plain(whole).rpartition("/")[2]
         spellings |= {Path(last).stem: whole, last: whole, _plain(whole): whole}
     wanted = _plain(name)
+    if wanted == NAME and NAME not in spellings:
+        return f"this installation carries no {NAME} model; give a file or a Diffusers folder"
     near = get_close_matches(wanted, spellings, n=3, cutoff=0.6)
     near += get_close_matches(wanted.rpartition("/")[2], spellings, n=3, cutoff=0.6)
     found = dict.fromkeys(spellings[spelling] for spelling in near)

@@ -16,7 +16,7 @@ MODEL = "The model"
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model to be judged.")
+        str | None, typer.Option("--model", "-m", help="The model to be judged [the embedded one].")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = Path(
         "report"

@@ -1,4 +1,4 @@
-"""The nets that look at pictures in an evaluation: CLIP's two towers, and a judge's features."""
+"""The nets that look at pictures in an evaluation: CLIP's two towers, and their features."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder
-from safelight.checkpoints.evaluator_folder import LoadedEvaluator
 from safelight.checkpoints.load import load
 from safelight.checkpoints.vision_folder import has_clip_vision, load_clip_vision
 from safelight.errors import RequestError
-from safelight.evaluation.exam import TextMatch
-from safelight.evaluation.pairs import Space
+from safelight.evaluation.pairs import Space, TextMatch
 from safelight.model import Model
 from safelight.models.clip import ClipText, ClipVision, normalised
 from safelight.models.evaluator import at_size
@@ -77,16 +75,6 @@ def told_by(tower: ClipText, tokenizer: Tokenizer) -> Callable[[Sequence[str]], 
         return pooled.float()
 
     return tell
-
-
-def space_of_judge(judge: LoadedEvaluator) -> Space:
-    """An evaluator's features."""
-
-    @torch.no_grad()
-    def features(pictures: Tensor) -> Tensor:
-        return judge.evaluator(pictures).features
-
-    return Space(f"SL-eval{judge.evaluator.config.image_size}", features)
 
 
 def space_of_vision(folder: Path, device: torch.device) -> Space:

@@ -10,8 +10,8 @@ from safelight.cli.evaluate_drawing import Drawing
 from safelight.cli.evaluate_progress import Progressing
 from safelight.cli.evaluate_scenes import Pace, side_of, through_codec
 from safelight.errors import FileError
-from safelight.evaluation.exam import TextMatch
-from safelight.evaluation.pairs import Pairs, Space, evaluate_pairs
+from safelight.evaluation.ordinary import evaluate_pairs
+from safelight.evaluation.pairs import Pairs, Space, TextMatch
 from safelight.evaluation.report import Report
 from safelight.printable import shown
 from safelight.training.buckets import covering

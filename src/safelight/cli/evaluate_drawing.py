@@ -19,7 +19,8 @@ from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.sentinel import watch
 from safelight.engines.watched import Watched
 from safelight.model import Model
-from safelight.tasks.generate import decoded, generate, settled
+from safelight.tasks.generate import generate, settled
+from safelight.tasks.painting import decoded
 from safelight.tasks.picture import to_uint8
 from safelight.tasks.plan import first_noise, levels
 from safelight.tasks.request import Request

@@ -11,16 +11,17 @@ from rich.table import Table as Grid
 
 from safelight.checkpoints.evaluator_folder import CONFIG, KIND, LoadedEvaluator, load_evaluator
 from safelight.checkpoints.json_object import read_object
-from safelight.checkpoints.library import find_model
-from safelight.cli.evaluate_clip import space_of_judge, space_of_vision, text_match
+from safelight.cli.evaluate_clip import space_of_vision, text_match
 from safelight.cli.evaluate_data import data_report
 from safelight.cli.evaluate_drawing import Drawing
 from safelight.cli.evaluate_progress import Progressing
 from safelight.cli.evaluate_questions import splits_of
 from safelight.cli.evaluate_scenes import QUICK, SceneSettings, cutouts_at, scenes_report
 from safelight.cli.telling import console, tell
+from safelight.embedded.carried import NAME, is_embedded
 from safelight.engines.placement import dtype_name, resolve_device
 from safelight.errors import FileError, RequestError
+from safelight.evaluation.exam import judge_space
 from safelight.evaluation.frechet import FrechetDistance
 from safelight.evaluation.intervals import Estimate, Share
 from safelight.evaluation.pairs import Space
@@ -73,8 +74,8 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     base = Request.parse({"prompt": "", **given, "model": wanted.model, "batch": wanted.batch})
     models = Models()
     models.check(base)
-    assert wanted.model is not None
-    path = find_model(wanted.model)
+    path = models.path(base)
+    name = NAME if is_embedded(path) else path.name
     judge_at = _judge_at(wanted, path)
     make_folder(wanted.out)
     device = resolve_device(base.device)
@@ -82,10 +83,10 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     cutouts = None if wanted.data is not None else cutouts_at(wanted.cutouts)
     source = None if wanted.data is None else open_source(wanted.data)
     with Progressing() as progress:
-        progress.say(f"reading {path.name}")
+        progress.say(f"reading {name}")
         model = models.of(base)
         drawing = Drawing(model, _settled(base, given, model))
-        facts = _facts(model, path, drawing.request)
+        facts = _facts(model, name, drawing.request)
         match = text_match(wanted.clip, model, path)
         if source is not None:
             report, problems = data_report(
@@ -97,14 +98,14 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
                 count=settings.count,
                 seed=wanted.seed,
                 batch=wanted.batch,
-                name=path.name,
+                name=name,
                 facts=facts,
             )
         else:
             assert judge is not None and cutouts is not None
             problems = ()
             report = scenes_report(
-                drawing, cutouts, judge, match, settings, progress, name=path.name, facts=facts
+                drawing, cutouts, judge, match, settings, progress, name=name, facts=facts
             )
     if problems:
         tell([f"left out: {summary(problems)}"])
@@ -202,7 +203,7 @@ def _space(folder: Path | None, judge: LoadedEvaluator | None, device: torch.dev
             return space_of_vision(folder, device)
         judge = load_evaluator(folder, device=device)
     assert judge is not None
-    return space_of_judge(judge)
+    return judge_space(judge)
 
 
 def _settled(base: Request, given: Mapping[str, object], model: Model) -> Request:
@@ -215,11 +216,11 @@ def _settled(base: Request, given: Mapping[str, object], model: Model) -> Reques
     return base.replace(**below).with_known_names()
 
 
-def _facts(model: Model, path: Path, request: Request) -> dict[str, str | int | float]:
+def _facts(model: Model, name: str, request: Request) -> dict[str, str | int | float]:
     """How the pictures are drawn, and with what."""
     here = software(model)
     return {
-        "model": path.name,
+        "model": name,
         **{f"SHA-256 of {f.role}": f.sha256 for f in model.files},
         "sampler": f"{request.sampler}, {request.schedule}, {request.steps} steps",
         "guidance scale": request.cfg_scale,

@@ -15,9 +15,10 @@ from safelight.cli.evaluate_questions import asked
 from safelight.errors import FileError, RequestError
 from safelight.evaluation.copies import Memory
 from safelight.evaluation.evaluate import evaluate, evaluate_composition
-from safelight.evaluation.exam import Draw, Exam, TextMatch
+from safelight.evaluation.exam import Exam, judge_space
 from safelight.evaluation.memorisation import LEAST
 from safelight.evaluation.nearest_captions import nearest_captions
+from safelight.evaluation.pairs import Draw, Pairs, TextMatch
 from safelight.evaluation.reconstruction import Again
 from safelight.evaluation.report import Report
 from safelight.evaluation.sweep import sweep, sweep_report
@@ -120,7 +121,7 @@ def scenes_report(
             pace.counted(drawing, *stages),
             model=name,
             unguided=_unguided(drawing, pace, len(exam.questions)),
-            again=pace.coded(again, len(exam.questions) + len(exam.reference)),
+            again=pace.coded(again, len(exam.questions) + len(exam.pairs.reference)),
             retrieved=retrieved,
             memory=memory,
             facts=facts,
@@ -142,16 +143,17 @@ def exam_of(
     own = asked(cutouts, splits, count, seed=seed, known=known)
     # Another seed, so that no two pictures show the very same facts but by chance.
     others = asked(cutouts, splits, max(count, 64), seed=seed + 2**32, known=known)
-    return Exam(
-        tuple(item.question for item in own),
+    pairs = Pairs(
+        tuple(item.question.prompt for item in own),
         tuple(range(seed, seed + count)),
         rendered([item.scene for item in own], cutouts, side),
         rendered([item.scene for item in others], cutouts, side),
-        judge,
+        judge_space(judge),
         match,
         batch=settings.batch,
         seed=seed,
     )
+    return Exam(tuple(item.question for item in own), judge, pairs)
 
 
 def memory_of(cutouts: Cutouts, settings: SceneSettings, side: int) -> Memory | None:
@@ -293,8 +295,9 @@ def _retrieved(
     """For each question the picture whose training caption is nearest, and of how many."""
     book = SceneBook(cutouts, settings.training_seed)
     scenes = book.scenes(range(POOL))
-    texts = None if exam.match is None else exam.match.texts
-    chosen = nearest_captions(exam.prompts, [scene.caption for scene in scenes], texts=texts)
+    pairs = exam.pairs
+    texts = None if pairs.match is None else pairs.match.texts
+    chosen = nearest_captions(pairs.prompts, [scene.caption for scene in scenes], texts=texts)
     return rendered([scenes[i] for i in chosen], cutouts, side), len(scenes)
 
 
@@ -309,14 +312,7 @@ def _swept(
     """The report with the sweeps' tables, plots and sheets behind its own."""
     if not settings.sweeps:
         return report
-    few = slice(0, SWEPT)
-    short = replace(
-        exam,
-        questions=exam.questions[few],
-        seeds=exam.seeds[few],
-        real=exam.real[few],
-        dimensions=min(exam.dimensions, 32),
-    )
+    short = exam.first(SWEPT, dimensions=32)
     found = []
     for setting, values in settings.sweeps.items():
 

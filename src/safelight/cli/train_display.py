@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from safelight.training.journal import Record
 from safelight.training.recipes.job import Count, Job
 from safelight.training.watch import Moment, Watch
 
+FIRST_LINE, EVERY = 10.0, 30.0  # seconds between lines on what is counted, without a terminal
 _KNOWN = ("step", "epoch", "seconds", "samples_per_second", "flop_per_second", "skipped")
 
 
@@ -36,14 +37,50 @@ class Speaker:
 
     @contextmanager
     def counted(self, text: str, total: int) -> Iterator[Count]:
-        """A bar on a terminal while something is counted."""
+        """A bar on a terminal while something is counted; elsewhere a line now and then.
+
+        Work of a few seconds is not spoken of there.
+        """
         hidden = not self.aloud or not sys.stderr.isatty() or err.is_dumb_terminal
+        lines = Counting(text, total, self.say) if self.aloud and hidden else None
         with Progress(
             console=err, transient=True, disable=hidden, redirect_stdout=False,
             redirect_stderr=False,
         ) as bar:  # fmt: skip
             task = bar.add_task(text, total=total)
-            yield lambda done: bar.update(task, completed=done)
+
+            def watch(done: int) -> None:
+                bar.update(task, completed=done)
+                if lines is not None:
+                    lines.done(done)
+
+            yield watch
+
+
+class Counting:
+    """Says how far a count is, how fast it goes and how long is left, where there is no bar."""
+
+    def __init__(
+        self,
+        text: str,
+        total: int,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._text, self._total, self._say, self._clock = text, total, say, clock
+        self._began = clock()
+        self._next = self._began + FIRST_LINE
+        self._spoken = False
+
+    def done(self, count: int) -> None:
+        """So many are done; a line if it is time for one, or at the end if there was one."""
+        now = self._clock()
+        if now < self._next and not (self._spoken and count >= self._total):
+            return
+        self._next, self._spoken = now + EVERY, count < self._total
+        rate = count / max(now - self._began, 1e-9)
+        left = duration((self._total - count) / rate) if rate else "unknown"
+        self._say(f"{self._text}: {count} of {self._total}, {rate:.3g} a second, {left} left")
 
 
 class Lines(Watch):

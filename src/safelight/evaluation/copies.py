@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safelight.evaluation.exam import Draw, Exam
+from safelight.evaluation.exam import Exam
 from safelight.evaluation.intervals import Share
 from safelight.evaluation.memorisation import (
     Memorisation,
@@ -18,6 +18,7 @@ from safelight.evaluation.memorisation import (
     nearest,
     nearest_aligned,
 )
+from safelight.evaluation.pairs import Draw, features
 from safelight.evaluation.report import Cell, Table
 from safelight.evaluation.sheets import sheet
 
@@ -52,13 +53,13 @@ def memory_table(exam: Exam, draw: Draw, pictures: Tensor, memory: Memory) -> Ta
         )
         if captions
     }
-    searches = {exam.space: by_features(exam), "aligned pixels": by_pixels()}
+    searches = {exam.pairs.space.name: by_features(exam), "aligned pixels": by_pixels()}
     found: list[Memorisation] = []
     copies: dict[str, list[Cell]] = {}
     for space, search in searches.items():
         real = search(memory.held_out, memory.training, False)
         thresholds = calibrated(real.distance)
-        found.append(_searched(space, search, pictures, memory, thresholds, exam.seed))
+        found.append(_searched(space, search, pictures, memory, thresholds, exam.pairs.seed))
         for name, samples in tried.items():
             distance = search(samples, memory.training, False).distance.view(-1, memory.tries)
             share = extraction(distance, thresholds[""])
@@ -88,20 +89,16 @@ def worst_pairs(exam: Exam, pictures: Tensor, memory: Memory) -> bytes:
     order = found.distance.argsort()[:WORST].tolist()
     theirs = [int(found.index[i]) for i in order]
     both = torch.cat([pictures[order], memory.training[theirs].to(pictures)])
-    captions = [f"{float(found.distance[i]):.3g} {exam.prompts[i]}" for i in order]
+    captions = [f"{float(found.distance[i]):.3g} {exam.pairs.prompts[i]}" for i in order]
     return sheet(both, columns=len(order), captions=[*captions, *["(training)"] * len(order)])
 
 
 def by_features(exam: Exam) -> Search:
     """The search in the evaluator's features."""
-
-    @remembered
-    def features(pictures: Tensor) -> Tensor:
-        parts = pictures.split(exam.batch)
-        return torch.cat([exam.judge.evaluator(part).features for part in parts])
+    seen = remembered(lambda pictures: features(pictures, exam.pairs))
 
     def search(samples: Tensor, references: Tensor, same: bool) -> Nearest:
-        return nearest(features(samples), features(references), apart_from_self=same)
+        return nearest(seen(samples), seen(references), apart_from_self=same)
 
     return search
 
@@ -160,9 +157,9 @@ def _tried(exam: Exam, draw: Draw, captions: tuple[str, ...], tries: int) -> Ten
     """`tries` pictures of each caption, those of one caption in a row."""
     asked = [(caption, seed) for caption in captions for seed in range(tries)]
     parts = []
-    for start in range(0, len(asked), exam.batch):
-        prompts, seeds = zip(*asked[start : start + exam.batch], strict=True)
-        parts.append(draw(prompts, seeds).float().clamp(-1, 1).to(exam.real.device))
+    for start in range(0, len(asked), exam.pairs.batch):
+        prompts, seeds = zip(*asked[start : start + exam.pairs.batch], strict=True)
+        parts.append(draw(prompts, seeds).float().clamp(-1, 1).to(exam.pairs.device))
     return torch.cat(parts)
 
 

@@ -1,6 +1,6 @@
 """A model's report: every measure, with its ceiling, its floor and the baselines beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from safelight.evaluation.composition import (
     shuffled,
 )
 from safelight.evaluation.copies import Memory, memory_table, worst_pairs
-from safelight.evaluation.exam import Draw, Exam, Measures, drawn, measured
-from safelight.evaluation.reconstruction import Again, reconstruction
+from safelight.evaluation.exam import Exam, Measures, measured
+from safelight.evaluation.pairs import Draw, drawn, recoded
+from safelight.evaluation.reconstruction import Again, reconstruction_table
 from safelight.evaluation.report import Cell, Report, Table
 from safelight.evaluation.sheets import sheet
 from safelight.version import __version__
@@ -45,33 +46,23 @@ def evaluate(
     retrieved: for each question the training picture whose caption is nearest (N, 3, S, S).
     facts: more to be told at the head, such as hashes and sampler settings.
     """
-    pictures = drawn(draw, exam)
-    columns = {MODEL: pictures, REAL: exam.real}
+    pairs = exam.pairs
+    pictures = drawn(draw, pairs)
+    columns = {MODEL: pictures, REAL: pairs.real}
     if again is not None:
-        parts = [again(part) for part in exam.real.split(exam.batch)]
-        columns[CODEC] = torch.cat(parts).float().clamp(-1, 1)
+        columns[CODEC] = recoded(again, pairs)
     if retrieved is not None:
         columns["nearest caption's picture"] = retrieved
     if unguided is not None:
-        columns["no guidance"] = drawn(unguided, exam)
-    columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=exam.seed)]
-    columns["mean picture"] = exam.reference.mean(dim=0).expand_as(pictures)
+        columns["no guidance"] = drawn(unguided, pairs)
+    columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=pairs.seed)]
+    columns["mean picture"] = pairs.reference.mean(dim=0).expand_as(pictures)
     measures = {name: measured(column, exam) for name, column in columns.items()}
     answers = {name: found.answers for name, found in measures.items()}
     tables = [*_answer_tables(answers), _distance_table(measures, exam)]
     sheets = _sheets(pictures, exam, measures[MODEL].answers)
     if again is not None:
-        tables.append(
-            reconstruction_table(
-                exam.reference,
-                again,
-                features=lambda part: exam.judge.evaluator(part).features,
-                space=exam.space,
-                dimensions=exam.dimensions,
-                batch=exam.batch,
-                seed=exam.seed,
-            )
-        )
+        tables.append(reconstruction_table(pairs, again))
     if memory is not None:
         tables.append(memory_table(exam, draw, pictures, memory))
         sheets["nearest-training.png"] = worst_pairs(exam, pictures, memory)
@@ -79,7 +70,7 @@ def evaluate(
         f"Evaluation of {model}",
         _facts(exam, facts or {}),
         tuple(tables),
-        prompts=tuple(zip(exam.prompts, exam.seeds, strict=True)),
+        prompts=tuple(zip(pairs.prompts, pairs.seeds, strict=True)),
         pictures=sheets,
         notes=(_HOW_TO_READ,),
     )
@@ -98,12 +89,12 @@ def evaluate_composition(
 
     Nothing is measured against the reference pictures. For the rest see `evaluate`.
     """
-    pictures = drawn(draw, exam)
-    columns = {MODEL: pictures, REAL: exam.real}
+    pairs = exam.pairs
+    pictures = drawn(draw, pairs)
+    columns = {MODEL: pictures, REAL: pairs.real}
     if again is not None:
-        parts = [again(part) for part in exam.real.split(exam.batch)]
-        columns[CODEC] = torch.cat(parts).float().clamp(-1, 1)
-    columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=exam.seed)]
+        columns[CODEC] = recoded(again, pairs)
+    columns["shuffled prompts"] = pictures[shuffled(exam.questions, seed=pairs.seed)]
     judge = exam.judge
     answers = {
         name: judged(column, exam.questions, judge.evaluator, judge.labels)
@@ -113,7 +104,7 @@ def evaluate_composition(
         f"Evaluation of {model}",
         _facts(exam, facts or {}),
         _answer_tables(answers),
-        prompts=tuple(zip(exam.prompts, exam.seeds, strict=True)),
+        prompts=tuple(zip(pairs.prompts, pairs.seeds, strict=True)),
         pictures=_sheets(pictures, exam, answers[MODEL]),
         notes=(_HOW_TO_READ,),
     )
@@ -130,20 +121,21 @@ _HOW_TO_READ = (
 def _facts(
     exam: Exam, more: Mapping[str, str | int | float]
 ) -> dict[str, str | int | float | Sequence[int]]:
-    config = exam.judge.evaluator.config
+    config, pairs = exam.judge.evaluator.config, exam.pairs
     return {
         **more,
         "safelight": __version__,
         "prompts": len(exam.questions),
-        "seeds": f"{min(exam.seeds)} to {max(exam.seeds)}",
-        "picture size": int(exam.real.shape[-1]),
-        "reference pictures": len(exam.reference),
-        "feature space": f"{exam.space}, {exam.dimensions} dimensions kept for Fréchet distances",
+        "seeds": f"{min(pairs.seeds)} to {max(pairs.seeds)}",
+        "picture size": int(pairs.real.shape[-1]),
+        "reference pictures": len(pairs.reference),
+        "feature space": f"{pairs.space.name}, {pairs.dimensions} dimensions kept for Fréchet "
+        "distances",
         "evaluator SHA-256": exam.judge.sha256,
         "resize": f"to {config.image_size}: area average for whole factors, else antialiased "
         "bilinear",
-        "text match": "none" if exam.match is None else exam.match.name,
-        "seed of bootstraps, distractors and shuffles": exam.seed,
+        "text match": "none" if pairs.match is None else pairs.match.name,
+        "seed of bootstraps, distractors and shuffles": pairs.seed,
     }
 
 
@@ -202,54 +194,32 @@ def _splits_table(answers: Mapping[str, Sequence[Answer]]) -> Table:
 
 
 def _distance_table(measures: Mapping[str, Measures], exam: Exam) -> Table:
-    space = exam.space
+    pairs, space = exam.pairs, exam.pairs.space.name
+    found = [m.distances for m in measures.values()]
     rows: dict[str, list[Cell]] = {
-        f"{space} KID": [m.kernel for m in measures.values()],
-        f"{space} Fréchet": [m.frechet for m in measures.values()],
+        f"{space} KID": [d.kernel for d in found],
+        f"{space} Fréchet": [d.frechet for d in found],
     }
     for name in ("precision", "recall", "density", "coverage"):
-        rows[f"{name} (k={exam.neighbours})"] = [
-            None if m.coverage is None else float(getattr(m.coverage, name))
-            for m in measures.values()
+        rows[f"{name} (k={pairs.neighbours})"] = [
+            None if d.coverage is None else float(getattr(d.coverage, name)) for d in found
         ]
     rows["true concept among 100"] = [m.concept_precision for m in measures.values()]
-    if exam.match is not None:
-        rows[f"R-precision ({exam.match.name})"] = [m.r_precision for m in measures.values()]
-        rows[f"CLIP score ({exam.match.name})"] = [m.clip_score for m in measures.values()]
+    if pairs.match is not None:
+        rows[f"R-precision ({pairs.match.name})"] = [m.r_precision for m in measures.values()]
+        rows[f"CLIP score ({pairs.match.name})"] = [m.clip_score for m in measures.values()]
     return Table("Distances and text match", tuple(measures), rows)
-
-
-def reconstruction_table(
-    reference: Tensor,
-    again: Again,
-    *,
-    features: Callable[[Tensor], Tensor],
-    space: str,
-    dimensions: int,
-    batch: int,
-    seed: int,
-) -> Table:
-    """What an autoencoder gives back of real pictures (R, 3, S, S), beside them."""
-    found = reconstruction(
-        reference, again, features=features, dimensions=dimensions, batch=batch, seed=seed
-    )
-    rows: dict[str, list[Cell]] = {
-        "PSNR, dB": [found.psnr],
-        "SSIM": [found.ssim],
-        f"{space} Fréchet": [found.frechet],
-    }
-    return Table("Reconstruction of the reference pictures", ("autoencoder",), rows)
 
 
 def _sheets(pictures: Tensor, exam: Exam, answers: Sequence[Answer]) -> dict[str, bytes]:
     """The first pictures as they come, the real ones beside, and the first that are not right."""
     first = slice(0, SHOWN)
     sheets = {
-        "pictures.png": sheet(pictures[first], captions=exam.prompts[first]),
-        "real.png": sheet(exam.real[first], captions=exam.prompts[first]),
+        "pictures.png": sheet(pictures[first], captions=exam.pairs.prompts[first]),
+        "real.png": sheet(exam.pairs.real[first], captions=exam.pairs.prompts[first]),
     }
     wrong = [i for i, answer in enumerate(answers) if not answer.right][:SHOWN]
     if wrong:
-        captions = [exam.prompts[i] for i in wrong]
+        captions = [exam.pairs.prompts[i] for i in wrong]
         sheets["not-right.png"] = sheet(pictures[wrong], captions=captions)
     return sheets

@@ -1,31 +1,26 @@
-"""A model's report on ordinary data: captions with real pictures, of which nothing else is known.
+"""Captions with pictures, real and drawn, and what is measured of them whatever they show.
 
-Distances are taken in the features of a named net, with two real sets beside; composition needs
-facts (see `evaluate`) and is not judged here.
+Every evaluation rests on these: that of ordinary data alone, that of questions with known facts
+besides what a judge says of each picture.
 
-Shapes: N captions, R reference pictures, S pixels of a side, D features.
+Shapes: N captions, R reference pictures, S pixels of a side, D features, P width of a joint space.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from safelight.errors import RequestError
-from safelight.evaluation.coverage import coverage
-from safelight.evaluation.evaluate import reconstruction_table
-from safelight.evaluation.exam import Draw, TextMatch, drawn_of
-from safelight.evaluation.frechet import DIMENSIONS, frechet
+from safelight.evaluation.coverage import Coverage, coverage
+from safelight.evaluation.frechet import DIMENSIONS, FrechetDistance, frechet
+from safelight.evaluation.intervals import Estimate, Share
 from safelight.evaluation.kernel import kernel_distance
-from safelight.evaluation.reconstruction import Again
-from safelight.evaluation.report import Cell, Report, Table
-from safelight.evaluation.retrieval import CANDIDATES, clip_score, r_precision
-from safelight.evaluation.sheets import sheet
-from safelight.version import __version__
+from safelight.evaluation.retrieval import clip_score, r_precision
 
-SHOWN = 64
-MODEL, REAL, CODEC = "model", "real pictures", "codec ceiling"
+Draw = Callable[[Sequence[str], Sequence[int]], Tensor]
+"""Prompts and a seed for each -> pictures (B, 3, S, S) in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +32,22 @@ class Space:
 
 
 @dataclass(frozen=True)
+class TextMatch:
+    """A net that puts pictures and texts into one space: (B, 3, S, S) and B texts -> (B, P)."""
+
+    name: str
+    pictures: Callable[[Tensor], Tensor]
+    texts: Callable[[Sequence[str]], Tensor]
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Captions with a seed and a real picture each, and other real pictures of the same kind.
 
-    real (N, 3, S, S) in the order of the captions, reference (R, 3, S, S), in [-1, 1] on the
-    device of the nets. Raises RequestError if the numbers do not agree, or a set is too small.
+    real (N, 3, S, S) in the order of the prompts, reference (R, 3, S, S), in [-1, 1] on the device
+    of the nets. The reference is drawn independently of the captions: pictures of the very same
+    facts would be nearer to each other than chance has it.
+    Raises RequestError if the numbers do not agree, or a set is too small.
     """
 
     prompts: tuple[str, ...]
@@ -57,138 +63,90 @@ class Pairs:
 
     def __post_init__(self) -> None:
         counts = (len(self.prompts), len(self.seeds), len(self.real))
-        if len(set(counts)) > 1:
+        if len(set(counts)) > 1 or counts[0] == 0:
             raise RequestError(
                 f"{counts[0]} captions came with {counts[1]} seeds and {counts[2]} pictures; give "
-                "one of each"
+                "one of each, and one or more"
             )
-        fewest = min(len(self.real), len(self.reference))
-        if fewest <= self.neighbours:
+        if len(self.reference) <= self.neighbours:
             raise RequestError(
-                f"{len(self.real)} pictures and {len(self.reference)} for reference are too few to "
-                f"compare; give more than {self.neighbours} of each, better some hundreds"
+                f"{len(self.reference)} reference pictures are too few; give more than "
+                f"{self.neighbours}, better some hundreds"
             )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures lie."""
+        return self.real.device
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far a set of pictures is from the reference; None is what too few cannot tell."""
+
+    kernel: Estimate
+    frechet: FrechetDistance | None
+    coverage: Coverage | None
 
 
 @torch.no_grad()
-def evaluate_pairs(
-    pairs: Pairs,
-    draw: Draw,
-    *,
-    model: str,
-    unguided: Draw | None = None,
-    again: Again | None = None,
-    facts: Mapping[str, str | int | float] | None = None,
-) -> Report:
-    """The report of a model that `draw` draws with; parameters as those of `evaluate`."""
+def drawn(draw: Draw, pairs: Pairs) -> Tensor:
+    """The pictures of all captions, (N, 3, S, S) in [-1, 1], drawn in batches.
 
-    def all_of(how: Draw) -> Tensor:
-        return drawn_of(
-            how, pairs.prompts, pairs.seeds, batch=pairs.batch, device=pairs.real.device
-        )
-
-    pictures = all_of(draw)
-    columns = {MODEL: pictures, REAL: pairs.real}
-    if again is not None:
-        parts = [again(part) for part in pairs.real.split(pairs.batch)]
-        columns[CODEC] = torch.cat(parts).float().clamp(-1, 1)
-    if unguided is not None:
-        columns["no guidance"] = all_of(unguided)
-    generator = torch.Generator().manual_seed(pairs.seed)
-    other = torch.randperm(len(pictures), generator=generator).roll(1)
-    columns["shuffled captions"] = pictures[other.to(pictures.device)]
-    tables = [_distance_table(columns, pairs)]
-    if again is not None:
-        tables.append(
-            reconstruction_table(
-                pairs.reference,
-                again,
-                features=pairs.space.features,
-                space=pairs.space.name,
-                dimensions=pairs.dimensions,
-                batch=pairs.batch,
-                seed=pairs.seed,
+    Raises RequestError if what was drawn are not such pictures.
+    """
+    parts = []
+    for start in range(0, len(pairs.prompts), pairs.batch):
+        rows = slice(start, start + pairs.batch)
+        pictures = draw(pairs.prompts[rows], pairs.seeds[rows])
+        shape, count = tuple(pictures.shape), len(pairs.prompts[rows])
+        if len(shape) != 4 or shape[:2] != (count, 3) or shape[2] != shape[3]:
+            raise RequestError(
+                f"{count} square pictures ({count}, 3, S, S) were to be drawn; got {shape}"
             )
-        )
-    shown = slice(0, SHOWN)
-    return Report(
-        f"Evaluation of {model}",
-        _facts(pairs, facts or {}),
-        tuple(tables),
-        prompts=tuple(zip(pairs.prompts, pairs.seeds, strict=True)),
-        pictures={
-            "pictures.png": sheet(pictures[shown], captions=pairs.prompts[shown]),
-            "real.png": sheet(pairs.real[shown], captions=pairs.prompts[shown]),
-        },
-        notes=(_HOW_TO_READ,),
+        parts.append(pictures.float().clamp(-1, 1).to(pairs.device))
+    return torch.cat(parts)
+
+
+def recoded(again: Callable[[Tensor], Tensor], pairs: Pairs) -> Tensor:
+    """The real pictures (N, 3, S, S) after they went through an autoencoder."""
+    parts = [again(part) for part in pairs.real.split(pairs.batch)]
+    return torch.cat(parts).float().clamp(-1, 1)
+
+
+def features(pictures: Tensor, pairs: Pairs) -> Tensor:
+    """What the named net sees in pictures, (N, D)."""
+    return torch.cat([pairs.space.features(part) for part in pictures.split(pairs.batch)])
+
+
+def distances(seen: Tensor, reference: Tensor, pairs: Pairs) -> Distances:
+    """How far features (N, D) of pictures are from those of the reference (R, D)."""
+    fewest, kept = min(len(seen), len(reference)), min(pairs.dimensions, seen.shape[1])
+    return Distances(
+        kernel_distance(reference, seen, seed=pairs.seed),
+        frechet(reference, seen, dimensions=kept) if fewest > kept else None,
+        coverage(reference, seen, neighbours=pairs.neighbours)
+        if fewest > pairs.neighbours
+        else None,
     )
 
 
-_HOW_TO_READ = (
-    "Brackets hold intervals of 95 %. The column of real pictures is the distance of two real sets "
-    "of these counts: no model can be expected below it. Shuffled captions are the floor of the "
-    "text match: the model's own pictures beside other captions. Distances compare only in the "
-    "same feature space and at equal counts; they are not the FID of the literature."
-)
+def matched(
+    pictures: Tensor, pairs: Pairs, said: Sequence[frozenset[str]], candidates: int
+) -> tuple[Share | None, Estimate | None]:
+    """R-precision among the captions, and the CLIP score; None without a net for texts.
 
-
-def _facts(pairs: Pairs, more: Mapping[str, str | int | float]) -> dict[str, str | int | float]:
-    return {
-        **more,
-        "safelight": __version__,
-        "captions": len(pairs.prompts),
-        "reference pictures": len(pairs.reference),
-        "picture size": int(pairs.real.shape[-1]),
-        "seeds": f"{min(pairs.seeds)} to {max(pairs.seeds)}",
-        "feature space": f"{pairs.space.name}, at most {pairs.dimensions} dimensions kept for "
-        "Fréchet distances",
-        "text match": "none" if pairs.match is None else pairs.match.name,
-        "seed of bootstraps, distractors and shuffles": pairs.seed,
-    }
-
-
-def _distance_table(columns: Mapping[str, Tensor], pairs: Pairs) -> Table:
-    space = pairs.space.name
-    reference = _features(pairs.reference, pairs)
-    rows: dict[str, list[Cell]] = {}
-
-    def add(name: str, cell: Cell) -> None:
-        rows.setdefault(name, []).append(cell)
-
-    for pictures in columns.values():
-        seen = _features(pictures, pairs)
-        fewest = min(len(seen), len(reference))
-        kept = min(pairs.dimensions, seen.shape[1])
-        add(f"{space} KID", kernel_distance(reference, seen, seed=pairs.seed))
-        enough = fewest > kept
-        add(f"{space} Fréchet", frechet(reference, seen, dimensions=kept) if enough else None)
-        found = coverage(reference, seen, neighbours=pairs.neighbours)
-        for name in ("precision", "recall", "density", "coverage"):
-            add(f"{name} (k={pairs.neighbours})", float(getattr(found, name)))
-        if pairs.match is not None:
-            for name, cell in _matched(pictures, pairs, pairs.match).items():
-                add(name, cell)
-    return Table("Distances and text match", tuple(columns), rows)
-
-
-def _matched(pictures: Tensor, pairs: Pairs, match: TextMatch) -> dict[str, Cell]:
-    """R-precision among the captions, of a hundred if there are so many, and the CLIP score."""
+    said: what each caption names; captions that share something are no distractors of each other.
+    candidates: captions to choose from; with fewer than two there is no R-precision.
+    """
+    match = pairs.match
+    if match is None:
+        return None, None
     seen = torch.cat([match.pictures(part) for part in pictures.split(pairs.batch)])
-    prompts = pairs.prompts
-    starts = range(0, len(prompts), pairs.batch)
-    texts = torch.cat([match.texts(prompts[at : at + pairs.batch]) for at in starts])
-    # Two pictures of one caption must not be each other's distractors.
-    said = [frozenset({prompt}) for prompt in prompts]
-    commonest = max(prompts.count(prompt) for prompt in set(prompts))
-    candidates = min(CANDIDATES, len(prompts) - commonest + 1)
-    found: dict[str, Cell] = {}
+    starts = range(0, len(pairs.prompts), pairs.batch)
+    texts = torch.cat([match.texts(pairs.prompts[at : at + pairs.batch]) for at in starts])
+    precise = None
     if candidates > 1:
-        found[f"R-precision of {candidates} ({match.name})"] = r_precision(
-            seen, texts, range(len(prompts)), said, candidates=candidates, seed=pairs.seed
-        )
-    found[f"CLIP score ({match.name})"] = clip_score(seen, texts, seed=pairs.seed)
-    return found
-
-
-def _features(pictures: Tensor, pairs: Pairs) -> Tensor:
-    return torch.cat([pairs.space.features(part) for part in pictures.split(pairs.batch)])
+        rows = range(len(pairs.prompts))
+        precise = r_precision(seen, texts, rows, said, candidates=candidates, seed=pairs.seed)
+    return precise, clip_score(seen, texts, seed=pairs.seed)

@@ -9,6 +9,8 @@ from torch import Tensor
 from safelight.errors import RequestError
 from safelight.evaluation.frechet import DIMENSIONS, FrechetDistance, frechet
 from safelight.evaluation.intervals import Estimate, bootstrap
+from safelight.evaluation.pairs import Pairs
+from safelight.evaluation.report import Cell, Table
 from safelight.measures.pictures import psnr, ssim
 
 Again = Callable[[Tensor], Tensor]  # pictures (B, 3, S, S) -> the same, encoded and decoded
@@ -57,3 +59,21 @@ def reconstruction(
         bootstrap(torch.cat(likeness), seed=seed),
         distance,
     )
+
+
+def reconstruction_table(pairs: Pairs, again: Again) -> Table:
+    """What an autoencoder gives back of the reference pictures, beside them."""
+    found = reconstruction(
+        pairs.reference,
+        again,
+        features=pairs.space.features,
+        dimensions=pairs.dimensions,
+        batch=pairs.batch,
+        seed=pairs.seed,
+    )
+    rows: dict[str, list[Cell]] = {
+        "PSNR, dB": [found.psnr],
+        "SSIM": [found.ssim],
+        f"{pairs.space.name} Fréchet": [found.frechet],
+    }
+    return Table("Reconstruction of the reference pictures", ("autoencoder",), rows)

@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
-from safelight.errors import OutputError
+from safelight.checkpoints.json_object import read_object
+from safelight.errors import FileError, OutputError
 from safelight.evaluation.frechet import FrechetDistance
 from safelight.evaluation.intervals import Estimate, Share
 from safelight.printable import shown
@@ -54,13 +56,7 @@ def markdown(report: Report) -> str:
     for note in report.notes:
         lines += ["", note]
     for table in report.tables:
-        lines += ["", f"## {table.title}", ""]
-        if table.note:
-            lines += [table.note, ""]
-        lines.append(f"| | {' | '.join(table.columns)} |")
-        lines.append(f"|---|{'---|' * len(table.columns)}")
-        for name, row in table.rows.items():
-            lines.append(f"| {name} | {' | '.join(map(shown_cell, row))} |")
+        lines += ["", f"## {table.title}", "", *table_lines(table)]
     for kind, files in (("Plots", report.plots), ("Pictures", report.pictures)):
         if files:
             lines += ["", f"## {kind}"]
@@ -70,6 +66,16 @@ def markdown(report: Report) -> str:
         lines += ["", f"## Prompts ({len(report.prompts)})", "", "| seed | prompt |", "|---|---|"]
         lines += [f"| {seed} | {_plain(prompt)} |" for prompt, seed in report.prompts]
     return "\n".join(lines) + "\n"
+
+
+def table_lines(table: Table) -> list[str]:
+    """A table as lines of Markdown, its note above."""
+    lines = [table.note, ""] if table.note else []
+    lines.append(f"| | {' | '.join(table.columns)} |")
+    lines.append(f"|---|{'---|' * len(table.columns)}")
+    for name, row in table.rows.items():
+        lines.append(f"| {name} | {' | '.join(map(shown_cell, row))} |")
+    return lines
 
 
 def as_json(report: Report) -> dict[str, object]:
@@ -110,6 +116,58 @@ def write(report: Report, folder: Path) -> Path:
     write_text(folder / JSON, values + "\n")
     write_text(folder / MARKDOWN, markdown(report))
     return folder / MARKDOWN
+
+
+def read_report(folder: Path) -> Report:
+    """The report that `write` put into a folder, with its pictures and plots.
+
+    Raises FileError if a file is missing, or the JSON is not a report's.
+    """
+    path = folder / JSON
+    values = read_object(path).values
+    try:
+        return _report(values, folder)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise FileError(f"{shown(path)} is no report of an evaluation: {error!r}") from None
+    except OSError as error:
+        named = shown(error.filename or folder)
+        raise FileError(f"{named} cannot be read: {error.strerror}") from None
+
+
+def _report(values: Any, folder: Path) -> Report:
+    def named(names: list[str]) -> dict[str, Path]:
+        return {name: folder / Path(name).name for name in names}
+
+    return Report(
+        str(values["title"]),
+        {n: math.nan if fact is None else fact for n, fact in values["facts"].items()},
+        tuple(
+            Table(
+                table["title"],
+                tuple(table["columns"]),
+                {name: [_cell(cell) for cell in row] for name, row in table["rows"].items()},
+                table["note"],
+            )
+            for table in values["tables"]
+        ),
+        tuple((row["prompt"], row["seed"]) for row in values["prompts"]),
+        {name: path.read_bytes() for name, path in named(values["pictures"]).items()},
+        {name: path.read_text("utf-8") for name, path in named(values["plots"]).items()},
+        tuple(values["notes"]),
+    )
+
+
+def _cell(value: Any) -> Cell:
+    """What `_value` made of a cell, as it was."""
+    if not isinstance(value, dict):
+        assert value is None or isinstance(value, (str, int, float)), value
+        return value
+    for kind in (Share, FrechetDistance, Estimate):
+        names = [field.name for field in fields(kind)]
+        if set(names) <= value.keys():
+            told: dict[str, Any] = {n: math.nan if value[n] is None else value[n] for n in names}
+            return kind(**told)
+    raise ValueError(f"a cell with {', '.join(value)}")
 
 
 def shown_cell(cell: Cell) -> str:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from safelight.errors import RequestError
-from safelight.evaluation.exam import Draw, Exam, Measures, drawn, measured
+from safelight.evaluation.coverage import Coverage
+from safelight.evaluation.exam import Exam, Measures, measured
 from safelight.evaluation.line_plot import Point, line_plot
+from safelight.evaluation.pairs import Draw, drawn
 from safelight.evaluation.report import Cell, Report, Table
 from safelight.evaluation.sheets import sheet
 
@@ -53,27 +55,27 @@ def sweep(
     stops, shown = [], []
     for value in values:
         start = time.perf_counter()
-        pictures = drawn(drawing(value), exam)
+        pictures = drawn(drawing(value), exam.pairs)
         # A device may still be at work: looking at a number waits for it.
         float(pictures[-1].sum())
         seconds = (time.perf_counter() - start) / len(pictures)
         stops.append(Stop(value, measured(pictures, exam), seconds))
         shown.append(pictures[:SHOWN].cpu())
-    return Sweep(setting, tuple(stops), _rows(values, shown, exam.prompts))
+    return Sweep(setting, tuple(stops), _rows(values, shown, exam.pairs.prompts))
 
 
 def sweep_table(found: Sweep, exam: Exam) -> Table:
     """A column for each value, a row for each measure."""
-    stops = found.stops
+    stops, space = found.stops, exam.pairs.space.name
     rows: dict[str, list[Cell]] = {
         "composition": [s.measures.composition.overall for s in stops],
         "all that the prompt says": [s.measures.composition.strict for s in stops],
         "concept": [s.measures.composition.checks.get("concept") for s in stops],
         "background": [s.measures.composition.checks.get("background") for s in stops],
-        f"{exam.space} KID": [s.measures.kernel for s in stops],
-        f"{exam.space} Fréchet": [s.measures.frechet for s in stops],
-        "precision": [None if (c := s.measures.coverage) is None else c.precision for s in stops],
-        "recall": [None if (c := s.measures.coverage) is None else c.recall for s in stops],
+        f"{space} KID": [s.measures.distances.kernel for s in stops],
+        f"{space} Fréchet": [s.measures.distances.frechet for s in stops],
+        "precision": [None if (c := _coverage(s)) is None else c.precision for s in stops],
+        "recall": [None if (c := _coverage(s)) is None else c.recall for s in stops],
         "CLIP score": [s.measures.clip_score for s in stops],
         "seconds a picture": [s.seconds for s in stops],
     }
@@ -99,7 +101,7 @@ def sweep_plots(found: Sweep, exam: Exam, *, logarithmic: bool = False) -> dict[
         ),
         f"{stem}-distance.svg": (
             "Distance to real pictures",
-            f"{exam.space} KID",
+            f"{exam.pairs.space.name} KID",
             {"KID": [_kernel_point(s) for s in stops]},
         ),
         f"{stem}-coverage.svg": (
@@ -133,10 +135,10 @@ def sweep_report(sweeps: Sequence[Sweep], exam: Exam, *, model: str) -> Report:
         {
             "prompts": len(exam.questions),
             "evaluator SHA-256": exam.judge.sha256,
-            "feature space": exam.space,
+            "feature space": exam.pairs.space.name,
         },
         tuple(sweep_table(found, exam) for found in sweeps),
-        prompts=tuple(zip(exam.prompts, exam.seeds, strict=True)),
+        prompts=tuple(zip(exam.pairs.prompts, exam.pairs.seeds, strict=True)),
         plots=plots,
         pictures={f"{found.setting.replace(' ', '-')}.png": found.sheet for found in sweeps},
     )
@@ -149,11 +151,11 @@ def _rows(values: Sequence[float], shown: Sequence[Tensor], prompts: Sequence[st
 
 
 def _kernel(stop: Stop) -> float:
-    return stop.measures.kernel.value
+    return stop.measures.distances.kernel.value
 
 
 def _kernel_point(stop: Stop) -> Point:
-    kernel = stop.measures.kernel
+    kernel = stop.measures.distances.kernel
     return Point(stop.value, kernel.value, kernel.low, kernel.high)
 
 
@@ -162,6 +164,10 @@ def _share_point(stop: Stop) -> Point:
     return Point(stop.value, strict.value, *strict.interval)
 
 
+def _coverage(stop: Stop) -> Coverage | None:
+    return stop.measures.distances.coverage
+
+
 def _covered(stop: Stop, name: str) -> float:
-    found = stop.measures.coverage
+    found = _coverage(stop)
     return math.nan if found is None else float(getattr(found, name))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
+from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device, resolve_dtype
 from safelight.errors import RequestError
 from safelight.model import Model
@@ -15,6 +16,11 @@ NO_MODEL = (
     "a .safetensors or .ckpt file, or a Diffusers folder; `safelight models` lists those on this "
     "machine and `safelight download` fetches one."
 )
+
+
+def stable_name(model: Model) -> str | None:
+    """The name under which a recipe remembers the embedded model; None for any other model."""
+    return NAME if any(f.role == "unet" and is_embedded(f.path) for f in model.files) else None
 
 
 class Models:
@@ -28,16 +34,21 @@ class Models:
     def check(self, request: Request) -> None:
         """Look for the files of a request and for its device, without loading anything.
 
-        Raises RequestError if it names no model or a device that is not here, FileError if a file
-        is not there.
+        Raises RequestError if it names no model and none is embedded, or a device that is not here,
+        FileError if a file is not there.
         """
         self._found(request)
         resolve_device(request.device)
 
+    def path(self, request: Request) -> Path:
+        """The file or folder of a request's model. Raises as `check`."""
+        return self._found(request)[0]
+
     def of(self, request: Request) -> Model:
         """The model of a request, loaded if it is not the one loaded last.
 
-        Raises RequestError if none was named, FileError or CheckpointError if it cannot be read.
+        A request that names none gets the embedded one. Raises RequestError if there is none,
+        FileError or CheckpointError if it cannot be read.
         """
         path, vae = self._found(request)
         device = resolve_device(request.device)
@@ -67,10 +78,10 @@ class Models:
 
     def _found(self, request: Request) -> tuple[Path, Path | None]:
         """The paths of the model and of another autoencoder."""
-        if request.model is None:
+        path = embedded_folder() if request.model is None else self._path(request.model, "model")
+        if path is None:
             raise RequestError(NO_MODEL)
-        vae = None if request.vae is None else self._path(request.vae, "autoencoder")
-        return self._path(request.model, "model"), vae
+        return path, None if request.vae is None else self._path(request.vae, "autoencoder")
 
     def _path(self, name: str, what: Literal["model", "autoencoder"]) -> Path:
         if name not in self._paths:

@@ -12,6 +12,7 @@ from safelight.tasks.metadata.comfyui_graph import Graph, Link, Node, api_graph,
 from safelight.tasks.metadata.reading import Notes, Reading, settled
 
 JSON_LIMIT = 4_000_000  # characters
+SHOWN = 6  # values of one node
 END_LIMIT, PASS_LIMIT, HOP_LIMIT = 20, 20, 500  # saved pictures, samplers, links in a row
 SAVERS = ("SaveImage", "SaveImageWebsocket", "SaveAnimatedWEBP", "PreviewImage")
 SAMPLERS = ("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced")
@@ -57,6 +58,7 @@ def _read(graph: Graph) -> Reading:
     walk.sampling(sampler)
     walk.decoding(saved)
     walk.name_unknown(saved)
+    walk.name_nameless(saved)
     settings = {"dialect": "comfy", "noise_source": "cpu", **walk.settings}
     return Reading("ComfyUI", settled(settings, walk.notes), walk.notes.told())
 
@@ -293,6 +295,18 @@ class Walk:
         if kinds:
             listed = ", ".join(repr(kind) for kind in sorted(kinds)[:20])
             self.notes.add(f"nodes that were not read: {listed}{', ...' * (len(kinds) > 20)}.")
+
+    def name_nameless(self, saved: Link | None) -> None:
+        """Note the values of nodes that were read, where nobody knows what they set."""
+        for name in self.graph.upstream(saved):
+            node = self.graph[name]
+            if node.nameless and name in self.understood:
+                values = ", ".join(echo(value) for value in node.nameless[:SHOWN])
+                more = ", ..." * (len(node.nameless) > SHOWN)
+                self.notes.add(
+                    f"node {node.kind[:60]} has values whose names are not known here: {values}"
+                    f"{more}; they were left out."
+                )
 
     # --- steps on the way ---------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ NODE_LIMIT = 10_000
 LINK_LIMIT = 50_000
 BYPASS_LIMIT = 100  # bypassed nodes in a row
 MUTED, BYPASSED = 2, 4  # the editor's `mode` of a node
+CONTROLS = ("fixed", "increment", "decrement", "randomize")  # the seed, after a run
 
 
 class Link(NamedTuple):
@@ -27,10 +28,11 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its class and its inputs by name."""
+    """One node: its class, its inputs by name, and values that nobody knows the names of."""
 
     kind: str
     inputs: Mapping[str, Json | Link]
+    nameless: tuple[Json, ...] = ()
 
     def link(self, *names: str) -> Link | None:
         """The first of the named inputs that is a link."""
@@ -102,7 +104,8 @@ def editor_graph(value: Json) -> Graph:
     for name, node in drawn.items():
         kind = node.get("type")
         if isinstance(kind, str) and node.get("mode") not in (MUTED, BYPASSED):
-            graph[name] = Node(kind, {**_widgets(kind, node), **dict(_linked(node, sources))})
+            named, nameless = _widgets(kind, node)
+            graph[name] = Node(kind, {**named, **dict(_linked(node, sources))}, nameless)
     if not graph:
         raise FileError("ComfyUI's workflow has no nodes.")
     _check_count(sum(len(node.inputs) for node in graph.values()), LINK_LIMIT, "inputs")
@@ -170,14 +173,27 @@ def _linked(node: Mapping[str, Json], sources: Mapping[str, Link]) -> Iterator[t
             yield name, source
 
 
-def _widgets(kind: str, node: Mapping[str, Json]) -> dict[str, Json]:
+def _widgets(kind: str, node: Mapping[str, Json]) -> tuple[dict[str, Json], tuple[Json, ...]]:
+    """The values of a node's widgets by name, and those whose names are not known."""
     values = node.get("widgets_values")
     if isinstance(values, dict):
-        return values
+        return values, ()
     if not isinstance(values, list):
-        return {}
-    names = WIDGETS.get(kind, ("value",) if len(values) <= 2 else ())
-    return {name: value for name, value in zip(names, values, strict=False) if name}
+        return {}, ()
+    names = WIDGETS.get(kind, ("value", "") if len(values) <= 2 else ())
+    named = {name: value for name, value in zip(names, values, strict=False) if name}
+    controls = [i for i, name in enumerate(names) if not name]
+    return named, tuple(
+        value
+        for i, value in enumerate(values)
+        if (i in controls or i >= len(names)) and not _is_control(value, placed=i in controls)
+    )
+
+
+def _is_control(value: Json, *, placed: bool) -> bool:
+    """Whether a value says what the editor does with the seed after a run; old ones say yes or no,
+    which counts only at the control's own place."""
+    return value is None or value in CONTROLS or (placed and isinstance(value, bool))
 
 
 def _objects(value: Json) -> list[dict[str, Json]]:
