@@ -15,7 +15,7 @@ from rich.console import Console
 from cli_tiny import SMALL, command
 from safelight.cli import display as module
 from safelight.cli.display import Display, Pace, clock, duration
-from safelight.tasks.generate import Progress
+from safelight.tasks.painting import Progress
 from safelight.tasks.request import Request
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cli_tiny import process
+from safelight.cli.groups import CONTROL, IMAGE_PROMPT, REGION
 from safelight.cli.main import VERBS, run
-from safelight.cli.options import SETTINGS, takes_settings
+from safelight.cli.options import SETTINGS, SIDES, takes_settings
 from safelight.tasks.request import Request, Settings
 
 HEAVY = ("torch", "numpy", "PIL", "pydantic", "safetensors", "huggingface_hub")
@@ -85,9 +86,17 @@ def test_every_setting_of_a_request_is_an_option() -> None:
         "sizes.crop_left": "crop",
         "sizes.crop_top": "crop",
         **{f"guidance.freeu.{gain}": "freeu" for gain in ("b1", "b2", "s1", "s2")},
+        **{f"extend.{side}": "extend" for side in SIDES},
+        **{f"regions.{name}": "regions" for name in ("prompt", *REGION)},
+        **{f"controls.{name}": "controls" for name in ("net", "options", *CONTROL)},
+        **{
+            f"image_prompts.{name}": "image_prompts"
+            for name in ("adapter", "pictures", *IMAGE_PROMPT)
+        },
     }
+    flags = {"mask_alpha"}  # a mask without any setting
     options = {setting.field for setting in SETTINGS} | {"prompt"}
-    assert {elsewhere.get(field, field) for field in fields(Request)} == options
+    assert {elsewhere.get(field, field) for field in fields(Request)} == options - flags
 
 
 def test_no_two_options_share_a_flag() -> None:
@@ -107,7 +116,7 @@ def test_options_that_are_not_given_do_not_reach_the_verb() -> None:
     ("args", "said"),
     [
         (["genrate"], "there is no command 'genrate'; did you mean 'generate'?"),
-        (["xyz"], "there is no command 'xyz'; the commands are generate, grid"),
+        (["xyz"], "there is no command 'xyz'; the commands are generate, edit"),
         (["--foo"], "No such option: --foo (see safelight --help)"),
         (["replay"], "Missing argument 'picture' (see safelight replay --help)"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from cli_tiny import SMALL, Cli, command, files, pixels
 from safelight import writing
 from safelight.cli.display import Display
-from safelight.tasks.generate import Progress
+from safelight.tasks.painting import Progress
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, first: int, step: int) -> None:

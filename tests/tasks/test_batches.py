@@ -18,7 +18,8 @@ from pipelines_tiny import HASTE, save, sd_parts, settings, xl_parts
 from safelight.checkpoints.load import load
 from safelight.diffusion.samplers import SAMPLERS
 from safelight.model import Model
-from safelight.tasks.generate import Progress, generate
+from safelight.tasks.generate import generate
+from safelight.tasks.painting import Progress
 from safelight.tasks.picture import Picture, pixel_distance
 from safelight.tasks.request import Request
 

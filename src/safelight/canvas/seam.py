@@ -55,9 +55,9 @@ def seam(pixels: Pixels, mask: Mask, original: Pixels | None = None) -> Seam:
     """The jump across the mask's border against the picture's own gradients on both sides of it.
 
     The border of a soft mask is where it passes a half; it is looked at pixel by pixel, and in
-    squares half as wide as it is soft, which is given if a seam shows there alone. With the `original` of
-    the same size, a difference that was there before painting counts as the picture's own: a mask
-    may follow the outline of a thing. Raises RequestError if the sizes differ.
+    squares half as wide as it is soft, which is given if a seam shows there alone. With the
+    `original` of the same size, a difference that was there before painting counts as the picture's
+    own: a mask may follow the outline of a thing. Raises RequestError if the sizes differ.
     """
     check_fit(mask, pixels)
     if original is not None:

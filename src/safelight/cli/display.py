@@ -10,7 +10,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from safelight.cli.telling import err
-from safelight.tasks.generate import Progress as Drawn
+from safelight.tasks.painting import Progress as Drawn
 from safelight.tasks.recipe import bare_name
 from safelight.tasks.request import UNKNOWN_SIDE, Request
 

@@ -13,31 +13,41 @@ from torch import Tensor
 from safelight.cli.destination import Destination, prepared
 from safelight.cli.display import Display
 from safelight.cli.telling import Told
+from safelight.cli.word_maps import NO_MAPS, SavedSheet, WantedMaps, save_sheets
 from safelight.engines.sentinel import watch
 from safelight.model import Model
-from safelight.tasks.generate import Progress, batch_limit, decoded, generate, settled
+from safelight.tasks.generate import batch_limit, settled
 from safelight.tasks.loading import Models
+from safelight.tasks.painting import Progress, decoded
 from safelight.tasks.picture import Picture, to_uint8
 from safelight.tasks.request import Request
+from safelight.tasks.supplies import Supplies, check_pictures
 from safelight.writing import make_folder, write_whole
 
 
 def draw(
-    requests: Sequence[Request], target: Destination, *, save_steps: bool, as_json: bool
+    requests: Sequence[Request],
+    target: Destination,
+    *,
+    save_steps: bool,
+    as_json: bool,
+    maps: WantedMaps = NO_MAPS,
 ) -> list[Path]:
     """Draw and save all pictures, each as soon as it is finished; returns their files.
 
     Raises RequestError, FileError or OutputError before anything is drawn, where that can be seen.
     """
-    models, told, saved = Models(), Told(), []
+    models, told, supplies, saved = Models(), Told(), Supplies(), []
     for request in requests:
         models.check(request)
+        check_pictures(request, supplies)
+        maps.check(request)
     with prepared(target.folder), Display(requests) as display:
         for request in requests:
             display.reading(request)
             model = models.of(request)
             with display.paused():
-                told.tell(apart(request, model))
+                told.tell(apart(request, model, supplies))
             display.drawing(request)
             previews = Previews(wanted=save_steps)
 
@@ -45,18 +55,19 @@ def draw(
                 display.watch(drawn)
                 previews.keep(drawn)
 
-            for picture in generate(model, request, watch_steps=watched):
+            for picture, texts in maps.drawn(model, request, watched, supplies):
                 path = target.save(picture)
                 previews.save(path, model, picture)
+                sheets = save_sheets(path, texts)
                 with display.paused():
-                    report(picture, path, told, as_json=as_json)
+                    report(picture, path, told, as_json=as_json, sheets=sheets)
                 saved.append(path)
     return saved
 
 
-def apart(request: Request, model: Model) -> list[str]:
+def apart(request: Request, model: Model, supplies: Supplies | None = None) -> list[str]:
     """What to say of a --batch whose pictures are computed one at a time."""
-    (first,) = settled(request.replace(count=1, batch=1), model)
+    (first,) = settled(request.replace(count=1, batch=1), model, supplies)
     if request.batch == 1 or batch_limit(first.replace(batch=request.batch)) > 1:
         return []
     if not first.exact:
@@ -67,11 +78,18 @@ def apart(request: Request, model: Model) -> list[str]:
     ]
 
 
-def report(picture: Picture, path: Path, told: Told, *, as_json: bool) -> None:
-    """What became of one picture: a line for people, or one JSON object."""
+def report(
+    picture: Picture,
+    path: Path,
+    told: Told,
+    *,
+    as_json: bool,
+    sheets: Sequence[SavedSheet] = (),
+) -> None:
+    """What became of one picture and its word maps: lines for people, or one JSON object."""
     request, result, seconds = picture.recipe.request, picture.recipe.result, picture.recipe.seconds
     if as_json:
-        values = {
+        values: dict[str, object] = {
             "path": str(path),
             "seed": request.seed,
             "subseed": request.subseed,
@@ -84,14 +102,28 @@ def report(picture: Picture, path: Path, told: Told, *, as_json: bool) -> None:
             "pixels_sha256": result.pixels_sha256,
             "warnings": list(picture.warnings),
         }
+        if result.size is not None:
+            values["width"], values["height"] = result.size
+        if result.figures:
+            values["figures"] = {figure.name: figure.value for figure in result.figures}
+        if sheets:
+            values["word_maps"] = [sheet.values for sheet in sheets]
         print(json.dumps(values), flush=True)
         return
     told.tell(picture.warnings)
+    width, height = result.size or (request.width, request.height)
+    figures = "".join(
+        f"  {figure.name} {figure.value:.3g}{figure.words and f' ({figure.words})'}"
+        for figure in result.figures
+    )
     print(
-        f"{path}  seed {request.seed}  {request.width}x{request.height}  "
-        f"{result.steps} steps of {result.sampler} ({result.schedule})  {seconds or 0:.1f} s",
+        f"{path}  seed {request.seed}  {width}x{height}  "
+        f"{result.steps} steps of {result.sampler} ({result.schedule})  {seconds or 0:.1f} s"
+        f"{figures}",
         flush=True,
     )
+    for sheet in sheets:
+        print(sheet.line, flush=True)
 
 
 class Previews:

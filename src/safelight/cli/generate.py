@@ -13,6 +13,8 @@ from safelight.cli.options import (
     StyleNames,
     Styles,
     WildcardFolder,
+    WordMaps,
+    Words,
     request_mapping,
     takes_settings,
 )
@@ -40,6 +42,8 @@ def generate(
     save_steps: Annotated[
         bool, typer.Option("--save-steps", help="Also save the estimate after every step.")
     ] = False,
+    word_maps: WordMaps = False,
+    words: Words = None,
     json: AsJson = False,
     like: Like = None,
     prompts: Annotated[
@@ -59,6 +63,7 @@ def generate(
     from safelight.cli.destination import destination
     from safelight.cli.drawing import draw
     from safelight.cli.wishes import Wishes, requests_of
+    from safelight.cli.word_maps import wanted_maps
 
     wishes = Wishes(
         prompt=prompt,
@@ -78,4 +83,5 @@ def generate(
         metadata=metadata,
         pictures=sum(request.count for request in requests),
     )
-    draw(requests, target, save_steps=save_steps, as_json=json)
+    maps = wanted_maps(word_maps, words)
+    draw(requests, target, save_steps=save_steps, as_json=json, maps=maps)

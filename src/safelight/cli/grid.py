@@ -29,6 +29,12 @@ def grid(
     ] = None,
     y: Annotated[list[str] | None, typer.Option("-y", help="Rows.")] = None,
     z: Annotated[list[str] | None, typer.Option("-z", help="Sheets.")] = None,
+    leave_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out", help="Columns: the whole prompt, then without each of its phrases."
+        ),
+    ] = False,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The PNG file to write, or a folder.")
     ] = OUT,
@@ -48,8 +54,9 @@ def grid(
 
     -x steps=10,20,30 -y "sampler=Euler,DPM++ 2M" draws two rows of three. Ranges: seed=1-4 counts
     up, cfg=3-9(+2) by 2, cfg=3-9[4] takes 4 values. -x prompt=cat,dog replaces cat in the prompt by
-    each. All cells have the same seed unless an axis says otherwise. Each cell's recipe is in the
-    sheet: `safelight replay sheet.png --cell 2,3`.
+    each; --leave-out shows what each phrase of the prompt does. All cells have the same seed unless
+    an axis says otherwise. Each cell's recipe is in the sheet: `safelight replay sheet.png --cell
+    2,3`.
     """
     from safelight.cli.griddrawing import draw_grid, the_only
     from safelight.cli.wishes import Wishes
@@ -64,4 +71,6 @@ def grid(
         dynamic=dynamic,
     )
     axes = [the_only(given, flag) for given, flag in ((x, "-x"), (y, "-y"), (z, "-z"))]
-    draw_grid(wishes, axes, out=out, cells=cells, metadata=metadata, as_json=json)
+    draw_grid(
+        wishes, axes, out=out, cells=cells, metadata=metadata, as_json=json, leave_out=leave_out
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from safelight.cli.axes import ONE_A_CELL, Axis, axis, laid_on
 from safelight.cli.destination import prepared, taken
 from safelight.cli.display import Display
+from safelight.cli.leaving_out import LeftOut, leaving_out, moved
 from safelight.cli.telling import Told
 from safelight.cli.wishes import Wishes, Wording, base_settings, wording_of
 from safelight.errors import OutputError, RequestError
@@ -30,13 +31,16 @@ def draw_grid(
     cells: Path | None,
     metadata: bool,
     as_json: bool,
+    leave_out: bool = False,
 ) -> None:
     """Draw the grid and write its sheets, each when it is finished.
 
-    `axes` are x, y and z, None where not given. Raises RequestError, FileError or OutputError
-    before anything is drawn, where that can be seen.
+    `axes` are x, y and z, None where not given; with `leave_out` x is the prompt's phrases. Raises
+    RequestError, FileError or OutputError before anything is drawn, where that can be seen.
     """
-    if not any(axes):
+    if leave_out:
+        _check_free(axes)
+    elif not any(axes):
         raise RequestError("give an axis, such as -x steps=10,20,30.")
     for name in ONE_A_CELL:
         if name in wishes.settings:
@@ -45,7 +49,11 @@ def draw_grid(
             )
     chosen = [NO_AXIS if text is None else axis(text) for text in axes]
     base = {"prompt": "", **base_settings(wishes, varied=[axis.name for axis in chosen])}
-    grid = grid_of(base, chosen[0], chosen[1], chosen[2], wording_of(wishes))
+    wording, left_out = wording_of(wishes), None
+    if leave_out:
+        base, left_out = leaving_out(base, wording)
+        chosen[0], wording = left_out, Wording(dynamic=False)
+    grid = grid_of(base, chosen[0], chosen[1], chosen[2], wording)
     paths = sheet_paths(out, len(grid.requests))
     requests = [request for page in grid.requests for row in page for request in row]
     if metadata:
@@ -71,13 +79,15 @@ def draw_grid(
                 saved[id(picture)] = picture.save_new(cells, metadata=metadata)
             return picture
 
-        for path, page in zip(paths, drawn(grid, draw, title=str(base["prompt"])), strict=True):
+        columns = None if left_out is None else left_out.told
+        pages = drawn(grid, draw, title=str(base["prompt"]), columns=columns)
+        for path, page in zip(paths, pages, strict=True):
             try:
                 page.save(path, metadata=metadata)
             except FileExistsError:
                 raise OutputError(f"{taken(path)}.") from None
             with display.paused():
-                _report(path, page, saved, as_json=as_json)
+                _report(path, page, saved, left_out, as_json=as_json)
 
 
 def the_only(given: Sequence[str] | None, flag: str) -> str | None:
@@ -153,7 +163,23 @@ def _numbered(path: Path, pages: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, pages + 1)]
 
 
-def _report(path: Path, page: Drawn, saved: Mapping[int, Path], *, as_json: bool) -> None:
+def _check_free(axes: Sequence[str | None]) -> None:
+    """Raise RequestError for axes that cannot stand beside --leave-out."""
+    if axes[0] is not None:
+        raise RequestError("--leave-out makes the columns; use -y or -z for another axis.")
+    for text in axes:
+        if text is not None and axis(text).name == "prompt":
+            raise RequestError("--leave-out changes the prompt itself; leave the axis prompt out.")
+
+
+def _report(
+    path: Path,
+    page: Drawn,
+    saved: Mapping[int, Path],
+    left_out: LeftOut | None,
+    *,
+    as_json: bool,
+) -> None:
     rows, columns = len(page.pictures), max(len(row) for row in page.pictures)
     if not as_json:
         print(f"{path}  {rows} x {columns} pictures", flush=True)
@@ -165,9 +191,18 @@ def _report(path: Path, page: Drawn, saved: Mapping[int, Path], *, as_json: bool
                 "seed": picture.recipe.request.seed,
                 "pixels_sha256": picture.recipe.result.pixels_sha256,
                 "warnings": list(picture.warnings),
+                **_lacks(left_out, row, column),
             }
-            for picture in row
+            for column, picture in enumerate(row)
         ]
         for row in page.pictures
     ]
     print(json.dumps({"path": str(path), "cells": cells}), flush=True)
+
+
+def _lacks(left_out: LeftOut | None, row: Sequence[Picture], column: int) -> dict[str, object]:
+    """What a cell of --leave-out lacks, and how far that moved it."""
+    if left_out is None:
+        return {}
+    far = round(moved(row[0], row[column]), 3)
+    return {"without": left_out.phrases[column] or None, "moved": far}

@@ -19,19 +19,21 @@ from safelight.errors import RequestError, SafelightError
 
 VERBS: dict[str, str] = {
     "generate": "Draw pictures from a text.",
+    "edit": "Draw on a picture: change it, repaint a part, grow it.",
     "grid": "Vary any settings into a labelled contact sheet.",
     "replay": "Draw a picture again from the recipe it carries, and compare.",
     "prompt": "Show how a prompt is read: tokens, chunks, weights, schedule.",
+    "score": "Tell how well texts fit pictures, by a CLIP.",
     "inspect": "Say what a weights file or a picture is and holds.",
     "convert": "Write a model in another file layout or type.",
     "data": "Look at a training set and pack it.",
-    "train": "Train an autoencoder, a CLIP, a diffusion model or an evaluator.",
+    "train": "Train an autoencoder, a CLIP, a diffusion model, a ControlNet or an evaluator.",
     "evaluate": "Judge a model's pictures, with ceilings and baselines beside.",
     "models": "List the models on this machine.",
     "download": "Fetch a model: the only command that uses the network.",
 }
 
-SPOKEN = ("generate", "grid", "prompt")  # verbs whose argument is a prompt
+SPOKEN = ("generate", "edit", "grid", "prompt")  # verbs whose argument is a prompt
 
 
 class Verbs(TyperGroup):

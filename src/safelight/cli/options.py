@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from safelight.cli.groups import control, image_prompt, region
 from safelight.errors import RequestError
 
 Result = TypeVar("Result")
@@ -34,6 +35,14 @@ WildcardFolder = Annotated[
 Dynamic = Annotated[
     bool, typer.Option("--dynamic/--no-dynamic", help="Read {a|b} and __name__ as choices.")
 ]
+WordMaps = Annotated[
+    bool,
+    typer.Option("--word-maps", help="Also save where each word acted, as NAME-words.png."),
+]
+Words = Annotated[
+    str | None,
+    typer.Option("--words", help="Word maps of these alone: 'red apple,table'."),
+]
 
 PROMPT = "The words"
 DRAWING = "The drawing"
@@ -43,6 +52,12 @@ GUIDANCE = "Guidance"
 SAMPLING = "Sampler details"
 SCHEDULING = "Schedule details"
 XL = "SDXL's sizes"
+PICTURE = "A picture to start from"
+CONTROL = "What it follows"
+MASK = "What of it is painted"
+BORDERS = "Beyond its borders"
+LARGE = "Large pictures"
+PLACES = "Words for places"
 
 
 @dataclass(frozen=True)
@@ -91,6 +106,62 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("noise_source", ("--noise",), str, "cpu (default), or nv: as an NVIDIA GPU draws it.", SEEDS),
     Setting("ensd", ("--ensd",), int, "Eta noise seed delta [0].", SEEDS),
     Setting("start", ("--start",), str, "First noise scaled as in a1111 (default) or diffusers, or by sigma, or to unit variance.", SEEDS),
+    Setting("source.picture", ("--source",), str, "The picture; `safelight edit` takes it as its first word.", PICTURE),
+    Setting("source.strength", ("--strength",), float, "How much of it is drawn anew: 0 returns it [0.75].", PICTURE),
+    Setting("source.strength_rule", ("--strength-rule",), str, "How strength counts in steps: a1111 (default), a1111_exact, diffusers or comfy.", PICTURE),
+    Setting("source.resize", ("--resize",), str, "To the size that is drawn: just (stretched, default), crop, fill, or latent.", PICTURE),
+    Setting("source.scale", ("--scale",), float, "Draw so many times as large as the picture.", PICTURE),
+    Setting("source.upscaler", ("--upscaler",), str, "What makes it larger first: Lanczos, Nearest, or the file of an ESRGAN-like network [Lanczos].", PICTURE),
+    Setting("source.redraw", ("--redraw/--no-redraw",), bool, "Off: only make it larger; no model draws.", PICTURE),
+    Setting("source.colour_correction", ("--colour-correction/--no-colour-correction",), bool, "Give the result the colours of the picture.", PICTURE),
+    Setting("source.loops", ("--loops",), int, "Draw so many times, each on what came before [1].", PICTURE),
+    Setting("source.last_strength", ("--last-strength",), float, "Strength of the last loop [--strength].", PICTURE),
+    Setting("noise_level", ("--noise-level",), int, "The x4 upscaler: how much of the picture it may doubt [20].", PICTURE),
+    Setting("image_cfg_scale", ("--image-cfg",), float, "InstructPix2Pix: how close to the picture [1.5].", PICTURE),
+    Setting("depth", ("--depth",), str, "Depth models: a grey map in which near is bright.", PICTURE),
+    Setting("refiner.model", ("--refiner",), str, "A model that takes over for the last steps.", MODEL),
+    Setting("refiner.switch", ("--refiner-switch",), float, "After this share of the noise is gone [0.8].", MODEL),
+    Setting("controls", ("--control",), list[str], "FILE,picture=...,preprocessor=...,scale=...: follow a map; repeatable.", CONTROL),
+    Setting("image_prompts", ("--image-prompt",), list[str], "FILE,picture=...,scale=...: an IP-Adapter and its pictures; repeatable.", CONTROL),
+    Setting("mask.picture", ("--mask",), str, "A picture of the same size: white is painted, black stays to the last bit.", MASK),
+    Setting("mask.reading", ("--mask-reading",), str, "Of a mask with transparency: luminance, transparent or opaque is painted.", MASK),
+    Setting("mask.text", ("--mask-text",), str, "Paint what a CLIP finds these words in.", MASK),
+    Setting("mask.threshold", ("--mask-threshold",), float, "How sure it must be, 0 to 1 [by itself].", MASK),
+    Setting("mask_alpha", ("--mask-alpha",), bool, "Paint where the picture is transparent.", MASK),
+    Setting("mask.invert", ("--mask-invert/--no-mask-invert",), bool, "Paint what the mask leaves out.", MASK),
+    Setting("mask.grow", ("--mask-grow",), int, "Grow the mask by so many pixels; below 0 shrink it.", MASK),
+    Setting("mask.blur", ("--mask-blur",), float, "Width in pixels of its soft edge [4].", MASK),
+    Setting("mask.edge", ("--mask-edge",), str, "Where that lies: inside (default), or across: half of it outside, as in A1111.", MASK),
+    Setting("mask.content", ("--mask-content",), str, "What is under it at first: original (default), fill, context, noise or nothing.", MASK),
+    Setting("mask.soft", ("--mask-soft/--no-mask-soft",), bool, "Grey is painted less than white: a strength for each pixel.", MASK),
+    Setting("mask.area", ("--mask-area",), str, "whole (default), or masked: enlarge the masked part to the size that is drawn.", MASK),
+    Setting("mask.padding", ("--mask-padding",), int, "Pixels around the masked part that are seen with it [32].", MASK),
+    Setting("mask.match_colour", ("--match-colour/--no-match-colour",), bool, "Fit the painted part's colours to what surrounds it [on].", MASK),
+    Setting("extend", ("--extend",), str, "Pixels to add, such as left=256,right=256, or all=64.", BORDERS),
+    Setting("extend.fill", ("--extend-fill",), str, "What a border holds at first: context (default), mirror, edge or noise.", BORDERS),
+    Setting("extend.overlap", ("--extend-overlap",), int, "Known pixels that each new part repaints [an eighth of it].", BORDERS),
+    Setting("extend.left_prompt", ("--left-prompt",), str, "Words for the left border alone.", BORDERS),
+    Setting("extend.right_prompt", ("--right-prompt",), str, "The same for the right one.", BORDERS),
+    Setting("extend.top_prompt", ("--top-prompt",), str, "The same for the top one.", BORDERS),
+    Setting("extend.bottom_prompt", ("--bottom-prompt",), str, "The same for the bottom one.", BORDERS),
+    Setting("hires.scale", ("--hires",), float, "Draw a second pass over the picture, made so many times as large [2].", LARGE),
+    Setting("hires.size", ("--hires-size",), str, "The same to WIDTHxHEIGHT; a 0 keeps the aspect.", LARGE),
+    Setting("hires.upscaler", ("--hires-upscaler",), str, "What makes it larger: Latent (default) and its kinds, Lanczos, Nearest, or a file.", LARGE),
+    Setting("hires.strength", ("--hires-strength",), float, "How much is drawn anew [0.7].", LARGE),
+    Setting("hires.steps", ("--hires-steps",), int, "Steps of the second pass; 0: as many as before [0].", LARGE),
+    Setting("hires.prompt", ("--hires-prompt",), str, "Other words for the second pass.", LARGE),
+    Setting("hires.negative_prompt", ("--hires-negative",), str, "The same for the negative prompt.", LARGE),
+    Setting("hires.cfg_scale", ("--hires-cfg",), float, "Guidance scale of the second pass.", LARGE),
+    Setting("hires.sampler", ("--hires-sampler",), str, "Sampler of the second pass.", LARGE),
+    Setting("hires.schedule", ("--hires-schedule",), str, "Its spacing of the noise levels.", LARGE),
+    Setting("tiles.size", ("--tile",), str, "See the picture through windows of so many pixels: 512, or WIDTHxHEIGHT.", LARGE),
+    Setting("tiles.overlap", ("--tile-overlap",), int, "Pixels that windows share at least [a quarter of one].", LARGE),
+    Setting("tiles.weighting", ("--tile-weighting",), str, "gaussian (default): less towards a window's edges; or uniform.", LARGE),
+    Setting("tiles.batch", ("--tile-batch",), int, "Windows computed at once [1].", LARGE),
+    Setting("seamless", ("--seamless",), str, "Let the picture continue at its other side: x, y or both.", LARGE),
+    Setting("regions", ("--region",), list[str], "'PLACE: WORDS' for a part; PLACE is left, right, top, bottom, middle, LEFT,TOP,RIGHT,BOTTOM or a mask's file; repeatable.", PLACES),
+    Setting("feather", ("--feather",), int, "Pixels over which regions go over into each other [an eighth].", PLACES),
+    Setting("background", ("--background",), float, "How much the prompt counts within regions, too, 0 to 1 [0].", PLACES),
     Setting("guidance.rescale", ("--rescale",), float, "Guidance rescale, 0 to 1.", GUIDANCE),
     Setting("guidance.start", ("--guidance-start",), float, "Guide from this fraction of the steps.", GUIDANCE),
     Setting("guidance.end", ("--guidance-end",), float, "Guide until this fraction of the steps.", GUIDANCE),
@@ -130,6 +201,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("crop", ("--crop",), str, "LEFT,TOP told as the crop.", XL),
 )  # fmt: skip
 
+
+SIDES = ("left", "right", "top", "bottom")
+
+# Settings that hold several in one text
+GROUPS: Mapping[str, Callable[[str], dict[str, object]]] = {
+    "controls": control,
+    "image_prompts": image_prompt,
+    "regions": region,
+}
 
 # Settings of two numbers, by parameter, with the flag that messages name
 PAIRS = {
@@ -207,6 +287,24 @@ def request_mapping(settings: Mapping[str, object]) -> dict[str, object]:
                 left, top = _numbers(str(value), "--crop", 2)
                 _put(mapping, ["sizes", "crop_left"], int(left))
                 _put(mapping, ["sizes", "crop_top"], int(top))
+            case "controls" | "image_prompts" | "regions":
+                assert isinstance(value, list)
+                mapping[name] = [GROUPS[name](text) for text in value]
+            case "tiles__size":
+                text = str(value)
+                _put(
+                    mapping,
+                    ["tiles", "size"],
+                    size(text if "x" in text else f"{text}x{text}", "--tile"),
+                )
+            case "mask_alpha":
+                mapping.setdefault("mask", {})
+            case "extend":
+                from safelight.canvas.extension import Extension
+
+                grown = Extension.parse(str(value))
+                for side in SIDES:
+                    _put(mapping, ["extend", side], getattr(grown, side))
             case "freeu":
                 factors = _numbers(str(value), "--freeu", 4)
                 gains = dict(zip(("b1", "b2", "s1", "s2"), factors, strict=True))

@@ -12,7 +12,8 @@ from safelight.cli.telling import console, tell
 from safelight.cli.wishes import Wishes, refuse_idle_options, wording_of
 from safelight.errors import RequestError
 from safelight.printable import shown
-from safelight.tasks.request import SEED_LIMIT, Request
+from safelight.tasks.request import Request
+from safelight.tasks.settings import SEED_LIMIT
 from safelight.text.bpe import Tokenizer
 from safelight.text.convert import convert
 from safelight.text.inspection import PartInspection, PromptInspection, inspect_prompt

@@ -14,6 +14,10 @@ def replay(
     vae: Annotated[
         Path | None, typer.Option("--vae", help="Where the autoencoder is, if not found by name.")
     ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option("--file", help="ROLE=PATH: where another file is, such as source=photo.png."),
+    ] = None,
     cell: Annotated[
         str | None, typer.Option("--cell", help="ROW,COLUMN of a sheet, from 1.")
     ] = None,
@@ -29,4 +33,6 @@ def replay(
     """
     from safelight.cli.replaying import replayed
 
-    raise typer.Exit(replayed(picture, model=model, vae=vae, cell=cell, out=out, as_json=json))
+    raise typer.Exit(
+        replayed(picture, model=model, vae=vae, files=file or (), cell=cell, out=out, as_json=json)
+    )

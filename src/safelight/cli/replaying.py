@@ -1,7 +1,7 @@
 """What `safelight replay` does once it is asked to."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from safelight.tasks.generate import generate
 from safelight.tasks.grid import KEY, cell_of
 from safelight.tasks.loading import Models
 from safelight.tasks.metadata.reader import settings_of
+from safelight.tasks.named_files import named_files
 from safelight.tasks.picture import Picture, open_picture
 from safelight.tasks.recipe import Recipe
 from safelight.tasks.replay import (
@@ -36,6 +37,7 @@ def replayed(
     *,
     model: Path | None,
     vae: Path | None,
+    files: Sequence[str],
     cell: str | None,
     out: Path | None,
     as_json: bool,
@@ -47,6 +49,7 @@ def replayed(
     """
     opened = open_picture(must_exist(picture, "picture"))
     given = {role: path for role, path in zip(ROLES, (model, vae), strict=True) if path is not None}
+    given |= dict(_role_and_path(text) for text in files)
     folders = (picture.parent, Path())
     if cell is not None:
         recipe, pixels = cell_of(opened, *_place(cell))
@@ -73,9 +76,18 @@ def replayed(
     return 0 if verdict.identical else 1
 
 
+def _role_and_path(text: str) -> tuple[str, Path]:
+    role, equals, path = text.partition("=")
+    if not (role.strip() and equals and path):
+        raise RequestError(f"--file must be ROLE=PATH, such as source=photo.png; got {text!r}.")
+    return role.strip(), Path(path)
+
+
 def _tell_others(request: Request, hashes: Mapping[str, str]) -> None:
     """Say before the drawing, which may take long, that the files are not the picture's."""
-    tell(list(other_files({"model": request.model, "vae": request.vae}, hashes)))
+    files: dict[str, str | None] = {"vae": None}
+    files |= {file.role: file.name for file in named_files(request)}
+    tell(list(other_files(files, hashes)))
 
 
 def _drawn(request: Request, out: Path | None, recipe: Recipe | None) -> Picture:

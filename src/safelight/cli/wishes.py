@@ -18,7 +18,6 @@ from safelight.text.styles import Style, read_styles, styled
 from safelight.text.wildcards import Wildcards
 
 _WILDCARD = re.compile(r"__[^\s_](?:[^\s_{}|]|_(?!_)){0,200}__")
-FILES = ("model", "vae")
 STYLES = Path("styles.csv")  # A1111's name for it
 
 
@@ -130,33 +129,57 @@ def base_settings(wishes: Wishes, *, varied: Collection[str] = ()) -> dict[str, 
         tell(found.notes)
         if found.request is None:
             raise FileError(f"{wishes.like} carries no settings to start from.")
+        request = _with_files(wishes.like, found, wishes.settings, varied)
         # a picture's own settings stand before the model's, also where they are the defaults
         settings = {
-            **found.request.model_dump(mode="json", include=set(SamplerHint().settings())),
-            **found.request.model_dump(mode="json", exclude_defaults=True),
+            **request.model_dump(mode="json", include=set(SamplerHint().settings())),
+            **request.model_dump(mode="json", exclude_defaults=True),
         }
-        needed = [role for role in FILES if role not in wishes.settings and role not in varied]
-        settings |= _files_of(wishes.like, found, needed)
     settings = laid_on(settings, wishes.settings)
     if wishes.prompt is not None:
         settings["prompt"] = wishes.prompt
     return settings
 
 
-def _files_of(picture: Path, found: Found, roles: Sequence[str]) -> dict[str, str]:
-    """Where the files are that a picture names, looked for as `safelight replay` does."""
+def _with_files(
+    picture: Path, found: Found, given: Mapping[str, object], varied: Collection[str]
+) -> Request:
+    """A picture's request with real paths for its files, looked for as `safelight replay` does.
+
+    Not looked for are those that the command line gives, or an axis of a grid.
+    """
+    from safelight.tasks.named_files import NamedFile, named_files, renamed
     from safelight.tasks.replay import hashes_of, located, other_files
 
-    hashes, folders, files = hashes_of(found), (picture.parent, Path()), dict[str, str]()
-    for role in roles:
-        name = getattr(found.request, role)
-        if name is not None:
-            try:
-                files[role] = str(located(role, name, hashes.get(role), folders))
-            except ReplayError as error:
-                raise FileError(f"--like {picture}: {error}") from None
+    assert found.request is not None
+    hashes, folders = hashes_of(found), (picture.parent, Path())
+
+    def place(file: NamedFile) -> str:
+        if file.place in varied or _is_given(given, file.place.split(".")):
+            return file.name
+        try:
+            return str(located(file.role, file.name, hashes.get(file.role), folders))
+        except ReplayError as error:
+            raise FileError(f"--like {picture}: {error}") from None
+
+    request = renamed(found.request, place)
+    files: dict[str, str | None] = {"vae": None}
+    for file in named_files(request):
+        if file.place not in varied and not _is_given(given, file.place.split(".")):
+            files[file.role] = file.name
     tell(list(other_files(files, hashes)))
-    return files
+    return request
+
+
+def _is_given(settings: object, place: Sequence[str]) -> bool:
+    """Whether settings say something at this place; a list of groups is replaced as a whole."""
+    for name in place:
+        if isinstance(settings, list | tuple):
+            return True
+        if not isinstance(settings, Mapping) or name not in settings:
+            return False
+        settings = settings[name]
+    return True
 
 
 def wording_of(wishes: Wishes) -> Wording:

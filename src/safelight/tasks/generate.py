@@ -2,87 +2,85 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.placement import dtype_name
 from safelight.engines.sentinel import Sentinel, watch
 from safelight.errors import NonFiniteError, RequestError
 from safelight.model import Model
-from safelight.models.tiling import Bands
-from safelight.tasks.picture import Picture, to_uint8
-from safelight.tasks.plan import Plan, plan
+from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, working_size
+from safelight.tasks.extending import settled_extension
+from safelight.tasks.loading import stable_name
+from safelight.tasks.painting import Tally, Watch
+from safelight.tasks.picture import Picture
 from safelight.tasks.recipe import Recipe, Result, Software, UsedFile, pixels_sha256
 from safelight.tasks.request import Request
+from safelight.tasks.second_pass import check_large
+from safelight.tasks.supplies import Supplies
 
 LARGE = 1536 * 1536  # pixels above which the autoencoder works in bands unless told otherwise
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a drawing stands, after each step."""
-
-    first: int  # number of the batch's first picture, from 0
-    pictures: int  # in this batch
-    step: int  # from 1
-    steps: int
-    denoised: Tensor  # (B, C, h, w) the estimate of the clean latents
-
-
-Watch = Callable[[Progress], None]
-
-
 def generate(
-    model: Model, requests: Request | Sequence[Request], *, watch_steps: Watch | None = None
+    model: Model,
+    requests: Request | Sequence[Request],
+    *,
+    watch_steps: Watch | None = None,
+    supplies: Supplies | None = None,
 ) -> Iterator[Picture]:
     """Draw pictures; each is given out as soon as it is finished.
 
-    A request with `count` n gives n pictures; several requests are drawn one after another.
-    Picture k has the noise of seed + k whatever the batch, and the same bits too if the request is
-    exact, which it is by default in float32 on the CPU.
-    Raises RequestError where settings and model do not fit, NonFiniteError for a model that makes
-    NaN in float32 too.
+    `supplies` opens the pictures and further models that requests name, and keeps them for the
+    next call; without it they are opened anew. A request with `count` n gives n pictures; several
+    requests are drawn one after another. Picture k has the noise of seed + k whatever the batch,
+    and the same bits too if the request is exact, which it is by default in float32 on the CPU.
+    Raises RequestError where settings and model do not fit, FileError for a file that cannot be
+    used, NonFiniteError for a model that makes NaN in float32 too.
     """
     given = [requests] if isinstance(requests, Request) else list(requests)
-    singles = [single for request in given for single in settled(request, model)]
+    supplies = supplies or Supplies()
+    singles = [single for request in given for single in settled(request, model, supplies)]
     done = 0
     for batch in batches(singles):
         try:
             with watch() as sentinel:
-                pictures = _batch(model, batch, sentinel, done, watch_steps)
+                tally = Tally(done, len(batch), watch_steps)
+                pictures = _batch(model, batch, supplies, sentinel, tally)
         except NonFiniteError as error:
             raise NonFiniteError(f"{_source(model, batch[0])}: {error}") from None
         yield from pictures
         done += len(batch)
 
 
-def settled(request: Request, model: Model) -> list[Request]:
+def settled(request: Request, model: Model, supplies: Supplies | None = None) -> list[Request]:
     """The request as single pictures with nothing left open.
 
-    The model states its size, and may state steps, sampler, schedule and guidance scale; seed,
-    type, exactness and bands are chosen here. Raises RequestError if the size does not suit the
-    model's autoencoder, or what was given does not go with the model's sampler.
+    A picture to start from, or else the model, states the size; the model may also state steps,
+    sampler, schedule and guidance scale; seed, type, exactness and bands are chosen here. Raises
+    RequestError if the size does not suit the model's autoencoder, or what was given does not go
+    with the model's sampler.
     """
     if model.family.hint.stated:
         request = request.suited(model.family.hint.settings())
-    side = model.family.native_size
-    width, height = request.width or side, request.height or side
+    request = settled_extension(request)
+    own = working_size(request, model, supplies or Supplies())
+    width, height = request.width or own[0], request.height or own[1]
     for name, length in (("width", width), ("height", height)):
         _check_side(name, length, model)
     exact = request.exact
     if exact is None:
         exact = model.device.type == "cpu" and model.dtype == torch.float32
-    tile = request.tile_vae if request.tile_vae is not None else width * height > LARGE
+    check_scale(request, own)
+    largest = check_large(request.replace(width=width, height=height), model)
+    tile = request.tile_vae if request.tile_vae is not None else largest > LARGE
     whole = (
         request.resolved()
         .spelled_out()
         .replace(
+            model=stable_name(model) or request.model,
             width=width,
             height=height,
             exact=exact,
@@ -110,39 +108,20 @@ def batches(singles: Sequence[Request]) -> Iterator[list[Request]]:
 def batch_limit(request: Request) -> int:
     """How many pictures may share a batch: one if they must not touch each other's bits."""
     alone = request.exact or resolve_sampler(request.sampler).couples_batch
-    return 1 if alone else request.batch
+    return 1 if alone or drawn_apart(request) else request.batch
 
 
 @torch.no_grad()
 def _batch(
-    model: Model,
-    batch: Sequence[Request],
-    sentinel: Sentinel,
-    first: int,
-    watch_steps: Watch | None,
+    model: Model, batch: Sequence[Request], supplies: Supplies, sentinel: Sentinel, tally: Tally
 ) -> list[Picture]:
     began = time.perf_counter()
-    drawing = plan(model, batch, sentinel)
-    planned = len(drawing.sigmas) - 1
-    x, taken = drawing.x, 0
-    for taken, step in enumerate(drawing.steps(), start=1):
-        x = step.x
-        if watch_steps is not None:
-            watch_steps(Progress(first, len(batch), taken, max(taken, planned), step.denoised))
-    images = [decoded(model, x[k : k + 1], r, sentinel) for k, r in enumerate(batch)]
+    result = drawn(model, batch, supplies, sentinel, tally)
     seconds = (time.perf_counter() - began) / len(batch)
     return [
-        _picture(model, r.replace(batch=len(batch)), drawing, to_uint8(image)[0], taken, seconds)
-        for r, image in zip(batch, images, strict=True)
+        _picture(model, r.replace(batch=len(batch)), result, one, tally.taken, seconds)
+        for r, one in zip(batch, result.pictures, strict=True)
     ]
-
-
-def decoded(model: Model, latents: Tensor, request: Request, sentinel: Sentinel) -> Tensor:
-    """Latents (B, C, h, w) as images (B, 3, H, W), watched for NaN."""
-    tile = Bands() if request.tile_vae else None
-    coder = model.codec.autoencoder
-    assert isinstance(coder, nn.Module)
-    return sentinel.run("VAE decoder", coder, lambda: model.codec.decode(latents, tile=tile))
 
 
 def software(model: Model) -> Software:
@@ -175,29 +154,41 @@ def processor() -> str:
 def _picture(
     model: Model,
     request: Request,
-    drawing: Plan,
-    pixels: NDArray[np.uint8],
+    result: Drawn,
+    one: OnePicture,
     steps: int,
     seconds: float,
 ) -> Picture:
-    warnings = (*drawing.wording.warnings, *map(str, drawing.sentinel.incidents), *model.notes)
+    drawing = result.plan
+    warnings = (
+        *drawing.wording.warnings,
+        *result.notes,
+        *map(str, drawing.sentinel.incidents),
+        *model.notes,
+    )
+    height, width = one.pixels.shape[:2]
     recipe = Recipe(
         request=request,
-        files=tuple(
-            UsedFile(role=f.role, name=f.path.name, sha256=f.sha256, size=f.size)
-            for f in model.files
+        files=(
+            *(
+                UsedFile(role=f.role, name=f.path.name, sha256=f.sha256, size=f.size)
+                for f in model.files
+            ),
+            *result.files,
         ),
         software=software(model),
         result=Result(
-            pixels_sha256=pixels_sha256(pixels),
+            pixels_sha256=pixels_sha256(one.pixels),
             steps=steps,
             sampler=drawing.sampler.label,
             schedule=drawing.schedule,
             warnings=tuple(w[:2000] for w in warnings[:100]),
+            size=None if (width, height) == (request.width, request.height) else (width, height),
+            figures=one.figures,
         ),
         seconds=round(seconds, 3),
     )
-    return Picture(pixels, recipe, warnings)
+    return Picture(one.pixels, recipe, warnings)
 
 
 def _source(model: Model, request: Request) -> str:
@@ -208,6 +199,19 @@ def _source(model: Model, request: Request) -> str:
 
 def _kind(request: Request) -> Request:
     return request.replace(seed=0, subseed=None)
+
+
+def check_scale(request: Request, scaled: tuple[int, int]) -> None:
+    """Raise RequestError if a width or height is given that is not the one that the scale makes."""
+    source = request.source
+    if source is None or source.scale is None:
+        return
+    given = (request.width or scaled[0], request.height or scaled[1])
+    if given != scaled:
+        raise RequestError(
+            f"source.scale {source.scale:g} makes the picture {scaled[0]} x {scaled[1]}, and width "
+            f"and height say {given[0]} x {given[1]}; leave one of them out."
+        )
 
 
 def _check_side(name: str, length: int, model: Model) -> None:

@@ -1,7 +1,7 @@
 """X/Y/Z grids: every combination of some settings on one labelled sheet whose cells are recipes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from safelight.writing import write_whole
 KEY = "safelight-grid"  # the PNG text chunk of a sheet
 CELL_LIMIT = 1000
 JSON_LIMIT = TEXT_LIMIT - 1000
+Pictures = tuple[tuple[Picture, ...], ...]  # by row and column
 RECIPE_ROOM = 3000  # characters of a recipe besides its request, at most: files, versions, result
 
 
@@ -44,7 +45,7 @@ class Drawn:
     """One sheet with the picture and the place of every cell, by row and column."""
 
     image: Image.Image
-    pictures: tuple[tuple[Picture, ...], ...]
+    pictures: Pictures
     boxes: tuple[tuple[tuple[int, int, int, int], ...], ...]
 
     def save(self, path: Path, *, metadata: bool = True) -> None:
@@ -96,10 +97,17 @@ def too_long(length: int) -> str:
     )
 
 
-def drawn(grid: Grid, draw: Callable[[Request], Picture], *, title: str = "") -> Iterator[Drawn]:
+def drawn(
+    grid: Grid,
+    draw: Callable[[Request], Picture],
+    *,
+    title: str = "",
+    columns: Callable[[Pictures], Sequence[str]] | None = None,
+) -> Iterator[Drawn]:
     """The sheets of a grid, one a page, each as soon as it is finished.
 
     `draw` makes the picture of one cell. Within a page the cells of one model follow each other.
+    `columns` makes the columns' labels from a page's pictures, in place of the grid's own.
     """
     for number, page in enumerate(grid.requests):
         places = [(y, x) for y, row in enumerate(page) for x in range(len(row))]
@@ -110,7 +118,7 @@ def drawn(grid: Grid, draw: Callable[[Request], Picture], *, title: str = "") ->
         label = grid.pages[number] if grid.pages else ""
         image, cells = sheet(
             [[picture.image() for picture in row] for row in pictures],
-            column_labels=grid.columns,
+            column_labels=grid.columns if columns is None else columns(pictures),
             row_labels=grid.rows,
             title=" · ".join(text for text in (title, label) if text),
         )

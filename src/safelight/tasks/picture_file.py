@@ -1,23 +1,52 @@
-"""Opens a picture that somebody else made: PNG, JPEG or WebP, with bounds on all it contains."""
+"""Opens a picture that somebody else made: PNG, JPEG or WebP, with bounds on all it contains.
 
+`open_picture` gives the stored values and texts, to compare and to read settings from. `open_input`
+gives what a viewer would show, to work on: upright, in 8-bit sRGB, and says what it changed.
+"""
+
+import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from safelight.errors import FileError
+from safelight.errors import FileError, RequestError
+from safelight.printable import shown
+from safelight.tasks.colour_modes import plain
 
 BYTES_LIMIT = 512 * 2**20
 PIXEL_LIMIT = 8192 * 8192
 TEXT_LIMIT = 4_000_000  # characters of all texts of one picture together
 KINDS = ("PNG", "JPEG", "WEBP")
+# Other kinds by how their files begin, so that the message can say what was given
+OTHERS = (
+    (0, b"GIF8", "a GIF"),
+    (0, b"BM", "a BMP"),
+    (0, b"II*\0", "a TIFF"),
+    (0, b"MM\0*", "a TIFF"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"gimp xcf", "a GIMP file"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an SVG drawing or other XML"),
+    (0, b"v/1\x01", "an OpenEXR file"),
+    (0, b"qoif", "a QOI"),
+    (0, b"\xff\x0a", "a JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000"),
+    (4, b"ftypavif", "an AVIF"),
+    (4, b"ftypheic", "a HEIC photo"),
+    (4, b"ftypheix", "a HEIC photo"),
+    (4, b"ftypmif1", "a HEIF photo"),
+)
 
 RECIPE_KEY = "safelight"
 USER_COMMENT_KEY = "UserComment"
@@ -41,6 +70,93 @@ class OpenedPicture:
     texts: Mapping[str, str]  # text chunks by key; EXIF texts by the tag's name
 
 
+@dataclass(frozen=True, eq=False)
+class InputPicture:
+    """A picture to work on: upright, 8-bit sRGB."""
+
+    name: str  # of the file, without folders
+    kind: str  # PNG, JPEG or WEBP; "pixels" if it came as an array
+    pixels: NDArray[np.uint8]  # (H, W, 3); transparency is kept apart, not blended
+    alpha: NDArray[np.uint8] | None  # (H, W) where the file has transparency; 0 is clear
+    notes: tuple[str, ...]  # what opening it changed or left out, a sentence each
+    sha256: str  # of the file's bytes; of the array's, if it came as one
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+T = TypeVar("T")
+
+
+def open_input(path: Path | str, what: str = "picture") -> InputPicture:
+    """What a PNG, JPEG or WebP file shows, of at most 8192 x 8192 pixels, ready to be worked on.
+
+    Turned as its EXIF says; 16 bits, palettes, greys, CMYK and colours of other profiles become
+    8-bit sRGB. Of an animation the first frame is taken, unless that is blank. What was changed
+    stands in `notes`. `what` names the picture's part in the request, for the message. Raises
+    FileError, naming file and remedy, for anything else.
+    """
+    path = Path(path)
+    data = _read(path)
+    kind, made, frames = _decoded(
+        path, data, lambda image: (image.format or "", plain(image), _frames(image)), what
+    )
+    if frames > 1 and (made.pixels == made.pixels[:1, :1]).all():
+        raise FileError(
+            f"the {what} {shown(path.name)} is an animation of {frames} frames that begins with a "
+            "blank one; save the frame that is meant as a PNG."
+        )
+    notes = list(made.notes)
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:25] == b"\x10" and data[25:26] != b"\0":
+        notes.append("its 16 bits for each colour were cut to 8.")
+    if frames > 1:
+        notes.append(f"it is an animation of {frames} frames; the first was taken.")
+    return InputPicture(
+        path.name,
+        "JPEG" if kind == "MPO" else kind,  # a JPEG with further pictures behind the first
+        made.pixels,
+        made.alpha,
+        tuple(notes),
+        hashlib.sha256(data).hexdigest(),
+    )
+
+
+def input_of(pixels: NDArray[np.uint8], name: str, what: str = "picture") -> InputPicture:
+    """Pixels (H, W, 3), (H, W, 4) with transparency, or (H, W) grey, as an input picture.
+
+    Raises RequestError for another shape or type, or more than 8192 x 8192 pixels.
+    """
+    given = np.asarray(pixels)
+    channels = given.shape[2] if given.ndim == 3 else 1 if given.ndim == 2 else 0
+    if given.dtype != np.uint8 or channels not in (1, 3, 4) or given.size == 0:
+        raise RequestError(
+            f"the {what} {shown(name)} must be uint8 pixels (H, W, 3), (H, W, 4) or (H, W); "
+            f"got {given.dtype} {given.shape}."
+        )
+    if given.shape[0] * given.shape[1] > PIXEL_LIMIT:
+        raise RequestError(
+            f"the {what} {shown(name)} is too large ({given.shape[1]} x {given.shape[0]}): "
+            f"up to {PIXEL_LIMIT} pixels are used."
+        )
+    grey = given.reshape(*given.shape[:2], channels)
+    colours = np.broadcast_to(grey, (*given.shape[:2], 3)) if channels == 1 else given[..., :3]
+    return InputPicture(
+        name,
+        "pixels",
+        np.array(colours, order="C"),  # a copy: the caller may go on painting in theirs
+        np.array(given[..., 3]) if channels == 4 else None,
+        (),
+        hashlib.sha256(np.ascontiguousarray(given).tobytes()).hexdigest(),
+    )
+
+
+def _frames(image: Image.Image) -> int:
+    """How many frames an animation has; a phone's JPEG with a depth map behind it has one."""
+    return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+
+
 def open_picture(path: Path | str) -> OpenedPicture:
     """The pixels and texts of a PNG, JPEG or WebP file, of at most 8192 x 8192 pixels.
 
@@ -48,31 +164,47 @@ def open_picture(path: Path | str) -> OpenedPicture:
     regular file, another format, too large, or truncated.
     """
     path = Path(path)
-    data = _read(path)
+
+    def stored(image: Image.Image) -> OpenedPicture:
+        texts = dict(_bounded(path, _texts(image)))
+        alpha, pixels = _alpha(image), np.asarray(image.convert("RGB"))
+        return OpenedPicture(path, image.format or "", pixels, alpha, texts)
+
+    return _decoded(path, _read(path), stored)
+
+
+def _decoded(
+    path: Path, data: bytes, use: Callable[[Image.Image], T], what: str | None = None
+) -> T:
+    """What `use` makes of the decoded picture; whatever it or the decoder raises is a FileError."""
+    named = f"the {what} {shown(path.name)}" if what else shown(path.name)
     width, height = _announced_size(data) or (0, 0)
     _check_size(path, width, height)
     try:
         with Image.open(BytesIO(data), formats=KINDS) as image:
             _check_size(path, *image.size)
             image.load()  # PNG may carry texts behind its pixels
-            kind = image.format or ""
-            texts = dict(_bounded(path, _texts(image)))
-            alpha = _alpha(image)
-            pixels = np.asarray(image.convert("RGB"))
+            return use(image)
     except FileError:
         raise
     except UnidentifiedImageError:
-        raise FileError(f"{path.name} is not a PNG, JPEG or WebP picture.") from None
+        raise FileError(_other_kind(named, data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(path) from None
     except MemoryError:
-        raise FileError(f"{path.name} needs more memory than there is.") from None
+        raise FileError(f"{named} needs more memory than there is.") from None
     except Exception as error:
         # A forged file can make a decoder raise anything: struct.error, KeyError, SyntaxError, ...
         raise FileError(
-            f"{path.name} is truncated or damaged: {_reason(error)}. Fetch it again."
+            f"{named} is truncated or damaged: {_reason(error)}. Fetch it again."
         ) from None
-    return OpenedPicture(path, kind, pixels, alpha, texts)
+
+
+def _other_kind(named: str, data: bytes) -> str:
+    for at, mark, kind in OTHERS:
+        if data[at : at + len(mark)] == mark:
+            return f"{named} is not a PNG, JPEG or WebP picture but {kind}; save it as PNG."
+    return f"{named} is not a PNG, JPEG or WebP picture."
 
 
 def _read(path: Path) -> bytes:
@@ -82,19 +214,19 @@ def _read(path: Path) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise FileError(f"{path} is not a file.")
+                raise FileError(f"{shown(path)} is not a file.")
             if status.st_size > BYTES_LIMIT:
                 raise FileError(
-                    f"{path.name} has {status.st_size} bytes; pictures of up to "
+                    f"{shown(path.name)} has {status.st_size} bytes; pictures of up to "
                     f"{BYTES_LIMIT} bytes are read."
                 )
             return file.read(BYTES_LIMIT)
     except FileNotFoundError:
-        raise FileError(f"there is no file {path}.") from None
+        raise FileError(f"there is no file {shown(path)}.") from None
     except IsADirectoryError:
-        raise FileError(f"{path} is a folder, not a picture.") from None
+        raise FileError(f"{shown(path)} is a folder, not a picture.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise FileError(f"{path} cannot be read: {_reason(error)}.") from None
+        raise FileError(f"{shown(path)} cannot be read: {_reason(error)}.") from None
 
 
 def _announced_size(data: bytes) -> tuple[int, int] | None:
@@ -123,7 +255,7 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _too_large(path: Path, size: str = "") -> FileError:
-    return FileError(f"{path.name} is too large{size}: up to {PIXEL_LIMIT} pixels are read.")
+    return FileError(f"{shown(path.name)} is too large{size}: up to {PIXEL_LIMIT} pixels are read.")
 
 
 def _texts(image: Image.Image) -> Iterator[tuple[str, str]]:
@@ -174,7 +306,7 @@ def _bounded(path: Path, texts: Iterator[tuple[str, str]]) -> Iterator[tuple[str
     for key, text in texts:
         total += len(key) + len(text)
         if total > TEXT_LIMIT:
-            raise FileError(f"{path.name} holds more than {TEXT_LIMIT} characters of text.")
+            raise FileError(f"{shown(path.name)} holds more than {TEXT_LIMIT} characters of text.")
         yield key, text
 
 

@@ -10,17 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from safelight.condition import Condition
-from safelight.diffusion.denoiser import Denoise, Denoiser
+from safelight.diffusion.denoiser import Denoise, Denoiser, Network
+from safelight.diffusion.guidance import between, edited
 from safelight.diffusion.noise import Noise
-from safelight.diffusion.process import Process, Start, start
+from safelight.diffusion.process import Process, Start
 from safelight.diffusion.samplers import SamplerInfo, Step, resolve_sampler
-from safelight.diffusion.schedules import resolve_schedule, without_penultimate
+from safelight.diffusion.schedules import resolve_schedule, truncated, without_penultimate
 from safelight.engines.sentinel import Sentinel
-from safelight.engines.watched import Watched
 from safelight.errors import RequestError
 from safelight.model import Model
-from safelight.tasks.request import Request
+from safelight.models.control_effects import MeasuredControls
+from safelight.tasks.aids import NO_AIDS, Aids
+from safelight.tasks.regional import requests_of, side_by_side, unplaced
+from safelight.tasks.request import Guidance, Request
+from safelight.tasks.stage import NOTHING, Stage, begun, held
 from safelight.tasks.steering import needs_negative, rule_of, steered, timeline
+from safelight.tasks.text_listener import tell
+from safelight.tasks.windows import looking
 from safelight.tasks.wording import Wording, encoded, read
 
 # Diffusers scales the first noise to unit variance in these, whatever the schedule
@@ -53,9 +59,12 @@ class Plan:
     options: dict[str, object]
     wording: Wording
     sentinel: Sentinel
+    gauge: MeasuredControls | None = None  # what each control changed, after the steps
 
     def steps(self) -> Iterator[Step]:
         """The sampler's steps, one after another; the sentinel is told their number."""
+        if len(self.sigmas) == 1:
+            return
         run = self.sampler.run(self.denoise, self.x, self.sigmas, self.noise, **self.options)
         self.sentinel.step = 1
         for number, step in enumerate(run, start=1):
@@ -64,33 +73,74 @@ class Plan:
         self.sentinel.step = None
 
 
-def plan(model: Model, requests: Sequence[Request], sentinel: Sentinel) -> Plan:
+def plan(
+    model: Model,
+    requests: Sequence[Request],
+    sentinel: Sentinel,
+    stage: Stage = NOTHING,
+    aids: Aids = NO_AIDS,
+) -> Plan:
     """The plan of pictures that differ in nothing but their seeds.
 
-    `requests` are settled single ones (see `settle`). Raises RequestError where settings and
-    model do not fit.
+    `requests` are settled single ones (see `settle`); `stage` is what they start from besides
+    noise, `aids` what helps the model. Raises RequestError where settings and model do not fit.
     """
     request = requests[0]
     sampler = resolve_sampler(request.sampler)
-    schedule, sigmas = levels(model, request, sampler)
+    schedule, sigmas = levels(model, request, sampler, stage)
     noise = first_noise(model, requests)
-    wording = read(request, model, steps=len(sigmas) - 1, calls_per_step=sampler.counted_calls)
-    wording = replace(wording, warnings=(*wording.warnings, *task_notes(model)))
+    words = [
+        read(
+            asked,
+            model,
+            steps=max(len(sigmas) - 1, 1),
+            calls_per_step=sampler.counted_calls,
+            earlier_steps=stage.earlier_steps,
+        )
+        for asked in requests_of(request)
+    ]
+    warnings = dict.fromkeys(warning for wording in words for warning in wording.warnings)
+    notes = (*task_notes(model, stage), *unplaced(request, aids.places))
+    wording = replace(words[-1], warnings=(*warnings, *notes))
+    first = noise()
+    rule = _start_rule(request, sampler, schedule)
+    aided = replace(model, network=replace(model.network, control_networks=aids.networks))
+    # measured around all windows: a control may have nothing to say in the first of them
+    gauge = MeasuredControls(looking(aided, request, sentinel)) if aids.controls else None
+
+    def part(number: int, place: Tensor | None) -> Denoise:
+        network = gauge or looking(aided, request, sentinel, place)
+        asked, told = requests_of(request)[number], words[number]
+        return denoiser_of(aided, asked, told, sigmas, sentinel, stage, aids, network)
+
+    def refined(number: int, place: Tensor | None) -> Denoise:
+        assert aids.refiner is not None
+        network = looking(aids.refiner, request, sentinel, place)
+        asked, told = requests_of(request)[number], words[number]
+        return denoiser_of(aids.refiner, asked, told, sigmas, sentinel, network=network)
+
+    unheld = side_by_side(aids.places, part)
+    if aids.refiner is not None:
+        refining = side_by_side(aids.places, refined)
+        unheld = between(unheld, refining, float("inf"), aids.refiner_below)
     return Plan(
         sampler=sampler,
         schedule=schedule,
         sigmas=sigmas,
-        x=start(noise(), sigmas, model.process.prediction, _start_rule(request, sampler, schedule)),
+        x=begun(stage, first, sigmas, model.process.prediction, rule),
         noise=noise,
-        denoise=denoiser_of(model, request, wording, sigmas, sentinel),
+        denoise=held(unheld, stage, first, sigmas),
         options=_options(sampler, request, model.process),
         wording=wording,
         sentinel=sentinel,
+        gauge=gauge,
     )
 
 
-def task_notes(model: Model) -> tuple[str, ...]:
+def task_notes(model: Model, stage: Stage = NOTHING) -> tuple[str, ...]:
     """What to know about a model that was not made to draw from text alone, and can."""
+    if stage.latents is not None or stage.extra is not None:
+        return ()
     match model.family.task:
         case "inpaint":
             return (
@@ -105,10 +155,13 @@ def task_notes(model: Model) -> tuple[str, ...]:
     return ()
 
 
-def levels(model: Model, request: Request, sampler: SamplerInfo) -> tuple[str, Tensor]:
+def levels(
+    model: Model, request: Request, sampler: SamplerInfo, stage: Stage = NOTHING
+) -> tuple[str, Tensor]:
     """The name of the schedule that a request comes to, and its noise levels (N + 1,).
 
-    Align Your Steps has a table of its own for SDXL, which is taken there, as A1111 does.
+    Of a picture to start from, its strength leaves the last of them. Align Your Steps has a table
+    of its own for SDXL, which is taken there, as A1111 does.
     """
     automatic = request.schedule == "automatic"
     schedule = resolve_schedule(sampler.default_schedule if automatic else request.schedule)
@@ -119,7 +172,11 @@ def levels(model: Model, request: Request, sampler: SamplerInfo) -> tuple[str, T
         return schedule(model.process, steps, **request.schedule_options.given())
 
     planned = without_penultimate(spacing) if sampler.discard_penultimate else spacing
-    return schedule.name, planned(request.steps)
+    if stage.strength is None:
+        return schedule.name, planned(request.steps)
+    if stage.strength == 0:  # A1111's rule would take one step
+        return schedule.name, torch.zeros(1, dtype=torch.float64)
+    return schedule.name, truncated(planned, request.steps, stage.strength, stage.rule).sigmas
 
 
 def first_noise(model: Model, requests: Sequence[Request]) -> Noise:
@@ -147,9 +204,15 @@ def denoiser_of(
     wording: Wording,
     sigmas: Tensor,
     sentinel: Sentinel,
+    stage: Stage = NOTHING,
+    aids: Aids = NO_AIDS,
+    network: Network | None = None,
 ) -> Denoise:
-    """The guided denoiser of a request, changing from call to call if its prompt does."""
-    denoiser = Denoiser(Watched(model.network, sentinel), model.process)
+    """The guided denoiser of a request, changing from call to call if its prompt does.
+
+    `network` is what is asked in place of the model's own.
+    """
+    denoiser = Denoiser(network or looking(model, request, sentinel), model.process)
     rule = rule_of(request.guidance, model.process.prediction)
     scale = request.cfg_scale
     distilled_scale: Tensor | None = None
@@ -157,14 +220,18 @@ def denoiser_of(
         # such a network is told the scale, and does alone what guidance would
         scale, distilled_scale = 1.0, torch.tensor([scale], device=model.device)
     weights = [part.weight for part in wording.positive.parts]
-    negated = needs_negative(scale, weights)
+    edits = stage.bare is not None
+    negated = edits or needs_negative(scale, weights)
     conditions = encoded(model, request, wording, negated=negated, sentinel=sentinel)
-    extra = None
-    if model.family.extra_channels or model.family.task == "variation":
+    tell(model, conditions.positive)
+    extra = stage.extra
+    if extra is None and (model.family.extra_channels or model.family.task == "variation"):
         extra = whole_picture(model, request, sentinel)
+    level = None if stage.level is None else torch.tensor([stage.level], device=model.device)
 
-    def told(condition: Condition) -> Condition:
-        return replace(condition, guidance=distilled_scale, concat=extra)
+    def told(condition: Condition, *, negative: bool = False) -> Condition:
+        drawn = replace(condition, guidance=distilled_scale, concat=extra, level=level)
+        return model.network.prepared(aids.told(drawn, negative=negative))
 
     def build(at: tuple[int, ...]) -> Denoise:
         own = zip(wording.positive.parts, at[: len(weights)], strict=True)
@@ -176,7 +243,9 @@ def denoiser_of(
         negative = None
         if negated:
             text = wording.negative.parts[0].switches[at[-1]].text
-            negative = told(conditions.negative[text])
+            negative = told(conditions.negative[text], negative=True)
+        if negative is not None and stage.bare is not None:
+            return _edited(denoiser, positive, negative, stage.bare, request)
         return steered(
             denoiser,
             positive,
@@ -189,6 +258,31 @@ def denoiser_of(
 
     parts = [*wording.positive.parts, *(wording.negative.parts if negated else ())]
     return timeline([[switch.last for switch in part.switches] for part in parts], build)
+
+
+def _edited(
+    denoiser: Denoiser,
+    positive: Sequence[tuple[Condition, float]],
+    negative: Condition,
+    bare: Tensor,
+    request: Request,
+) -> Denoise:
+    """InstructPix2Pix's denoiser. Raises RequestError for guidance that it does not know."""
+    if len(positive) > 1:
+        raise RequestError("InstructPix2Pix takes one prompt; write it without AND.")
+    if request.guidance != Guidance():
+        raise RequestError(
+            "InstructPix2Pix is guided by cfg_scale and image_cfg_scale alone; leave the other "
+            "guidance settings out."
+        )
+    return edited(
+        denoiser,
+        positive[0][0],
+        negative,
+        replace(negative, concat=bare),
+        text_scale=request.cfg_scale,
+        image_scale=request.image_cfg_scale,
+    )
 
 
 def whole_picture(model: Model, request: Request, sentinel: Sentinel) -> Tensor:

@@ -19,7 +19,9 @@ from pydantic_core import PydanticCustomError
 from safelight.errors import FileError, RequestError
 from safelight.tasks.bounded_json import Json, as_object, parse_json
 from safelight.tasks.complaint import echo
-from safelight.tasks.request import NUMBER, TEXT, FileName, Name, Request, Settings
+from safelight.tasks.named_files import renamed
+from safelight.tasks.request import Request
+from safelight.tasks.settings import NUMBER, TEXT, FileName, Name, Settings
 
 VERSION = 1  # the only one so far; also the literal of Recipe.version
 JSON_LIMIT = 1_000_000  # characters; a recipe without its prompt takes about 3,000
@@ -30,13 +32,18 @@ Line = Annotated[str, Field(max_length=2000), TEXT]
 
 
 class UsedFile(Settings):
-    """A file whose content decided the picture."""
+    """A file whose content decided the picture.
+
+    content: what `sha256` is of: the whole file, or a picture's pixels (see `pixels_sha256`), which
+        any file that shows the same picture has.
+    """
 
     place = "files."
-    role: Name  # model, vae, lora, embedding, ...
+    role: Name  # model, vae, source, mask, control, ...
     name: FileName  # without folders: a recipe travels with its picture
     sha256: Sha256
     size: Annotated[int, Field(ge=0, lt=2**63), NUMBER]  # bytes
+    content: Literal["file", "pixels"] = "file"
 
 
 class Software(Settings):
@@ -66,8 +73,21 @@ class Software(Settings):
         )
 
 
+class Figure(Settings):
+    """Something measured on the picture, such as its seam or a score."""
+
+    place = "result.figures."
+    name: Line
+    value: Annotated[float, Field(ge=-1e12, le=1e12), NUMBER]
+    words: Line = ""  # what it means
+
+
 class Result(Settings):
-    """What came out."""
+    """What came out.
+
+    size: width and height of the picture where they are not those of the request, which is what
+        was worked on.
+    """
 
     place = "result."
     pixels_sha256: Sha256
@@ -75,6 +95,8 @@ class Result(Settings):
     sampler: Name
     schedule: Name
     warnings: Annotated[tuple[Line, ...], Field(max_length=100)] = ()
+    size: tuple[int, int] | None = None
+    figures: Annotated[tuple[Figure, ...], Field(max_length=1000)] = ()
 
 
 class Recipe(Settings):
@@ -130,11 +152,7 @@ class Recipe(Settings):
 
     def without_folders(self) -> Self:
         """The same recipe with bare file names: nobody learns where the files were kept."""
-        request = self.request
-        shared = request.replace(
-            model=None if request.model is None else bare_name(request.model),
-            vae=None if request.vae is None else bare_name(request.vae),
-        )
+        shared = renamed(self.request, lambda file: bare_name(file.name))
         files = tuple(file.replace(name=bare_name(file.name)) for file in self.files)
         return self.replace(request=shared, files=files)
 
@@ -209,14 +227,14 @@ def _brief(value: Json) -> str:
 
 def _file_differences(a: Recipe, b: Recipe) -> Iterator[Difference]:
     """Files are the same if role, place among its role, and hash agree; names may differ."""
-    theirs, ours = _files_by_role(a), _files_by_role(b)
+    theirs, ours = files_by_role(a), files_by_role(b)
     for role in [*theirs, *(role for role in ours if role not in theirs)]:
         was, now = theirs.get(role), ours.get(role)
         if was is None or now is None or was.sha256 != now.sha256:
             yield Difference(f"files.{role}", _told(was), _told(now))
 
 
-def _files_by_role(recipe: Recipe) -> dict[str, UsedFile]:
+def files_by_role(recipe: Recipe) -> dict[str, UsedFile]:
     """role, role 2, role 3, ... -> file, in order of use."""
     files: dict[str, UsedFile] = {}
     count: dict[str, int] = {}
@@ -246,6 +264,9 @@ def _flat(settings: Settings, place: str) -> Iterator[tuple[str, Json]]:
         field = f"{place}.{name}"
         if isinstance(value, Settings):
             yield from _flat(value, field)
+        elif isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
+            for number, item in enumerate(value):
+                yield from _flat(item, f"{field}.{number}")
         else:
             yield field, list(value) if isinstance(value, tuple) else value
 
@@ -256,7 +277,7 @@ def _surplus(value: dict[str, Json]) -> list[str]:
     waiting: list[tuple[str, Json, type[Settings]]] = [("", value, Recipe)]
     while waiting:
         place, part, kind = waiting.pop()
-        if isinstance(part, list) and kind is UsedFile:
+        if isinstance(part, list):
             waiting += [(f"{place}{i}.", item, kind) for i, item in enumerate(part[:FILE_LIMIT])]
         if not isinstance(part, dict):
             continue

@@ -10,16 +10,21 @@ import torch
 from numpy.typing import NDArray
 
 from safelight.checkpoints.hashes import sha256
+from safelight.checkpoints.library import SUFFIXES as WEIGHTS
 from safelight.checkpoints.library import find_model
+from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device
 from safelight.errors import FileError, ReplayError, RequestError
 from safelight.tasks.metadata.reader import Found
+from safelight.tasks.named_files import NamedFile, is_picture, named_files, renamed
 from safelight.tasks.picture import Distance, Picture, pixel_distance
-from safelight.tasks.recipe import Recipe, differences, in_words, pixels_sha256
+from safelight.tasks.picture_file import open_input
+from safelight.tasks.recipe import Recipe, differences, files_by_role, in_words, pixels_sha256
 from safelight.tasks.request import Request
+from safelight.tasks.supplies import used_picture
 
-ROLES = ("model", "vae")  # files that a request names
-# Explained by the hashes of files, or the result that is to be explained.
+ROLES = ("model", "vae")  # files of a request that have an option of their own
+PARTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})  # of a model's folder
 NO_CAUSES = frozenset({"request.model", "request.vae", "result.pixels_sha256"})
 SUFFIXES = ("", ".safetensors", ".ckpt")  # other programs name models without
 LOSSY = "the picture is drawn again exactly, but {} keeps pixels with loss: save as PNG to compare"
@@ -125,9 +130,15 @@ def threads_of(recipe: Recipe | None) -> Iterator[None]:
 def with_files(recipe: Recipe, given: Mapping[str, Path], folders: Iterable[Path]) -> Request:
     """The recipe's request with real paths for its files.
 
-    Raises ReplayError for a file that is not found.
+    Raises ReplayError for a file that is not found, or if no model is named.
     """
-    return _located(recipe.request, given, folders, hashes_of_recipe(recipe))
+    request = recipe.request
+    if request.model is None and "model" not in given:
+        raise ReplayError(
+            "the picture's recipe does not say which model drew it; give it with --model PATH."
+        )
+    parts = frozenset(f.sha256 for f in recipe.files if _is_own_part(f.role, request.vae))
+    return _located(request, given, folders, hashes_of_recipe(recipe), parts)
 
 
 def from_settings(
@@ -147,8 +158,8 @@ def from_settings(
 
 
 def hashes_of_recipe(recipe: Recipe) -> dict[str, str]:
-    """The SHA-256 of the files that a recipe names, by role."""
-    return {file.role: file.sha256 for file in recipe.files}
+    """The SHA-256 of the files that a recipe names, by role; the second of a role is "role 2"."""
+    return {role: file.sha256 for role, file in files_by_role(recipe).items()}
 
 
 def hashes_of(found: Found) -> dict[str, str]:
@@ -162,34 +173,62 @@ def hashes_of(found: Found) -> dict[str, str]:
 def other_files(files: Mapping[str, str | None], hashes: Mapping[str, str]) -> Iterator[str]:
     """What to say of the files, by role, that are others than those with these hashes."""
     for role, name in files.items():
+        if role == "model" and name is not None and is_embedded(Path(name)):
+            yield from _replaced(Path(name), files.get("vae"), hashes)
         wanted = hashes.get(role)
         if name is None or wanted is None or not Path(name).is_file():
             continue
-        if not (own := sha256(Path(name))).startswith(wanted):
+        if not (own := content_sha256(role, Path(name))).startswith(wanted):
             yield (
                 f"the file for {role} is another: the picture names sha256 {wanted[:12]}..., and "
                 f"{name} has {own[:12]}...; drawing with it."
             )
 
 
-def located(role: str, name: str, wanted: str | None, folders: Iterable[Path]) -> Path:
+def located(
+    role: str,
+    name: str,
+    wanted: str | None,
+    folders: Iterable[Path],
+    parts: frozenset[str] = frozenset(),
+) -> Path:
     """The file or folder that a picture names, looked for by name in `folders` and the library.
 
-    Of several the one whose SHA-256 begins with `wanted` is taken; if none does, the first: the
-    replay then names it as the first difference. A folder's files are compared after the drawing.
-    Raises ReplayError if there is none of that name.
+    Of several the one whose SHA-256 begins with `wanted` is taken, or the folder that holds all
+    files with the hashes `parts`; if none does, the first: the replay then names it as the first
+    difference. Raises ReplayError if there is none of that name.
     """
-    candidates = list(_candidates(name, folders))
-    for path in candidates:
-        if wanted is not None and path.is_file() and sha256(path).startswith(wanted):
+    candidates = list(dict.fromkeys(_candidates(name, folders)))
+    for path in candidates if len(candidates) > 1 else ():
+        if path.is_dir():
+            if parts and parts <= _hashes_below(path):
+                return path
+        elif wanted is not None and content_sha256(role, path).startswith(wanted):
             return path
     if candidates:
         return candidates[0]
+    if name == NAME:
+        raise ReplayError(
+            "the picture was drawn with the model that Safelight carries, and this installation "
+            f"carries none; give it with --{role} PATH."
+        )
     told = "" if wanted is None else f" (sha256 {wanted[:12]}...)"
     raise ReplayError(
         f"the picture was drawn with the {role} {name!r}{told}, which is not here; "
-        f"give it with --{role} PATH."
+        f"give it with {_option(role)}."
     )
+
+
+def content_sha256(role: str, path: Path) -> str:
+    """The hash by which a recipe knows a file of this role: of a picture its pixels."""
+    if is_picture(role):
+        with suppress(FileError):
+            return used_picture(role, path.name, open_input(path)).sha256
+    return sha256(path)
+
+
+def _option(role: str) -> str:
+    return f"--{role} PATH" if role in ROLES else f'--file "{role}=PATH"'
 
 
 def _located(
@@ -197,17 +236,58 @@ def _located(
     given: Mapping[str, Path],
     folders: Iterable[Path],
     hashes: Mapping[str, str],
+    parts: frozenset[str] = frozenset(),
 ) -> Request:
     folders = list(folders)
-    changes: dict[str, str] = {role: str(path) for role, path in given.items()}
-    for role in ROLES:
-        name = getattr(request, role)
-        if role not in given and name is not None:
-            changes[role] = str(located(role, name, hashes.get(role), folders))
-    return request.replace(**changes)
+    none = frozenset[str]()
+    files = named_files(request)
+    roles = {file.role for file in files}
+    for role in given:
+        if role not in roles and role not in ROLES:
+            known = ", ".join(sorted(roles)) or "none"
+            raise ReplayError(f"the picture was drawn with no {role!r}; its files are: {known}.")
+
+    def place(file: NamedFile) -> str:
+        if file.role in given:
+            return str(given[file.role])
+        own = parts if file.role == "model" else none
+        return str(located(file.role, file.name, hashes.get(file.role), folders, own))
+
+    missing = {role: str(path) for role, path in given.items() if role not in roles}
+    return renamed(request, place).replace(**missing)
+
+
+def _is_own_part(role: str, vae: str | None) -> bool:
+    """Whether a file of this role, such as "unet 2", is of a model's own folder.
+
+    Another autoencoder, if one is given, is not.
+    """
+    part = role.partition(" ")[0]
+    return part in PARTS and not (part == "vae" and vae is not None)
+
+
+def _hashes_below(folder: Path) -> set[str]:
+    """The SHA-256 of every weights file below a folder."""
+    found = (path for path in sorted(folder.rglob("*")) if path.suffix in WEIGHTS)
+    return {sha256(path) for path in found if path.is_file()}
+
+
+def _replaced(folder: Path, vae: str | None, hashes: Mapping[str, str]) -> Iterator[str]:
+    """What to say if the embedded model is not the one that a picture names."""
+    here = _hashes_below(folder)
+    other = [role for role in hashes if _is_own_part(role, vae) and hashes[role] not in here]
+    if other:
+        yield (
+            f"the embedded model was replaced since: the picture names another "
+            f"{', '.join(other)} (sha256 {hashes[other[0]][:12]}...); drawing with the one that "
+            "this Safelight carries. For the same picture take the release that drew it, which "
+            "`safelight inspect` names, or give the old model with --model PATH."
+        )
 
 
 def _candidates(name: str, folders: Iterable[Path]) -> Iterator[Path]:
+    if name == NAME and (carried := embedded_folder()) is not None:
+        yield carried
     for folder in folders:
         for suffix in SUFFIXES:
             with suppress(OSError, ValueError):  # a name that no file can have
@@ -219,9 +299,17 @@ def _candidates(name: str, folders: Iterable[Path]) -> Iterator[Path]:
 
 def _cause(was: Recipe, now: Recipe) -> str:
     """The first difference that can explain other pixels, in words."""
+    embedded = was.request.model == now.request.model == NAME
+    # Names are explained by the hashes of their files; the pixels are what is to be explained.
+    no_causes = NO_CAUSES | {f"request.{file.place}" for file in named_files(was.request)}
     for difference in differences(was.without_folders(), now.without_folders()):
-        if difference.field not in NO_CAUSES:
-            return in_words(difference)
+        if difference.field not in no_causes:
+            words = in_words(difference)
+            part = difference.field.removeprefix("files.")
+            if embedded and _is_own_part(part, was.request.vae):
+                then, today = was.software.safelight, now.software.safelight
+                return f"the embedded model was replaced (safelight {then} to {today}): {words}"
+            return words
     return (
         "files, settings and versions are the same, but the computation is not: the processor's "
         "kernels may differ"
@@ -230,7 +318,8 @@ def _cause(was: Recipe, now: Recipe) -> str:
 
 def _drawn_shape(recipe: Recipe) -> tuple[int, ...]:
     assert recipe.request.height is not None and recipe.request.width is not None
-    return (recipe.request.height, recipe.request.width, 3)
+    width, height = recipe.result.size or (recipe.request.width, recipe.request.height)
+    return (height, width, 3)
 
 
 def _hash_of(found: Found) -> str | None:

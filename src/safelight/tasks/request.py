@@ -7,23 +7,30 @@ Sizes are in pixels and always (width, height). Importing this module does not i
 
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from safelight.errors import RequestError
-from safelight.tasks.complaint import complaint, echo
+from safelight.tasks.clashes import clashes
+from safelight.tasks.complaint import echo
+from safelight.tasks.edits import Control, Extend, ImagePrompt, Mask, Refiner, Source
+from safelight.tasks.large import Hires, Region, Seamless, Tiles, second_pixels
+from safelight.tasks.settings import (
+    NUMBER,
+    SEED_LIMIT,
+    Device,
+    FileName,
+    Fraction,
+    Length,
+    Name,
+    Prompt,
+    Seed,
+    Settings,
+    Side,
+)
 
-SEED_LIMIT = 2**64  # what a torch generator takes
 RANDOM_SEED_LIMIT = 2**32  # random seeds stay short enough to read aloud, as A1111's do
 WORK_LIMIT = 2**40  # pixels x steps x pictures of one request: about 200,000 pictures at 512, 20
 AUTOMATIC = "automatic"  # the schedule that the sampler chooses
@@ -34,75 +41,6 @@ Emphasis = Literal["original", "no norm", "ignore", "none", "comfy", "compel"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseSource = Literal["cpu", "nv"]
 Start = Literal["a1111", "diffusers", "sigma", "unit"]
-
-
-def _not_a_truth_value(value: object) -> object:
-    """Refuse True and False where a number is meant: Python counts them as 1 and 0."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_type", "must be a number")
-    return value
-
-
-def _storable(text: str) -> str:
-    """Refuse what neither a PNG chunk nor UTF-8 can hold, so that every text can be written.
-
-    Half surrogate pairs are already refused by the length constraint, which counts in UTF-8.
-    """
-    if "\0" in text:
-        raise PydanticCustomError("unstorable", "NUL character")
-    return text
-
-
-def _multiple_of_8(size: int) -> int:
-    if size % 8:
-        below = size - size % 8
-        near = f"nearest are {below} and {below + 8}" if below else "nearest is 8"
-        raise PydanticCustomError(
-            "multiple_of_8",
-            "must be a multiple of 8; got {size}. The {near}.",
-            {"size": size, "near": near},
-        )
-    return size
-
-
-# The plain constraints stand first: only so do they reach the JSON schema under standard names.
-NUMBER = BeforeValidator(_not_a_truth_value)
-TEXT = AfterValidator(_storable)
-Prompt = Annotated[str, Field(max_length=50_000), TEXT]
-Name = Annotated[str, Field(min_length=1, max_length=64), TEXT]
-FileName = Annotated[str, Field(min_length=1, max_length=4096), TEXT]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|xpu(:[0-9]{1,3})?|cuda(:[0-9]{1,3})?)$")]
-Side = Annotated[int, Field(ge=8, le=8192), AfterValidator(_multiple_of_8), NUMBER]
-Length = Annotated[int, Field(ge=0, le=65536), NUMBER]  # of a training picture: any number
-Seed = Annotated[int, Field(ge=-1, le=SEED_LIMIT - 1), NUMBER]
-Fraction = Annotated[float, Field(ge=0, le=1), NUMBER]
-
-
-class Settings(BaseModel):
-    """A group of settings that says in one line what is wrong with a value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    place: ClassVar[str] = ""  # where a request holds this group; every group has one place
-
-    if not TYPE_CHECKING:  # the type checker keeps the signature made from the fields
-
-        def __init__(self, /, **values: object) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise RequestError(complaint(type(self), error, place=self.place)) from None
-
-    def replace(self, **changes: object) -> Self:
-        """The same settings with some changed, and all checked again. Raises RequestError.
-
-        What was left open before and is not changed stays open; see `Request.suited`.
-        """
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        return type(self)(**{**given, **changes})
-
-    def spelled_out(self) -> Self:
-        """The same settings, none of them left open."""
-        return type(self)(**dict(self))
 
 
 class SamplerOptions(Settings):
@@ -225,7 +163,7 @@ class Sizes(Settings):
 
 
 class Request(Settings):
-    """A drawing from text: every setting that can change a pixel.
+    """A drawing from text, or from a picture and text: every setting that can change a pixel.
 
     A setting that is not given is left open. Drawing fills it with the model's own if the model
     states one (steps, sampler, schedule, guidance scale; `suited`), else with the default below; a
@@ -233,6 +171,8 @@ class Request(Settings):
     Raises RequestError (one line) for an unknown setting, a value out of its range, a NaN or an
     infinity, a size that is not a multiple of 8, or more work than `WORK_LIMIT`.
     """
+
+    roles: ClassVar[Mapping[str, str]] = {"model": "model", "vae": "vae", "depth": "depth"}
 
     prompt: Prompt
     negative_prompt: Prompt = ""
@@ -278,11 +218,54 @@ class Request(Settings):
     sizes: Sizes = Sizes()
     tile_vae: bool | None = None  # None: only when the picture is large
 
+    source: Source | None = None
+    mask: Mask | None = None
+    extend: Extend | None = None
+    image_cfg_scale: Annotated[float, Field(ge=0, le=100), NUMBER] = 1.5  # of InstructPix2Pix
+    depth: FileName | None = None  # a depth map, near is bright, for a depth model
+    refiner: Refiner | None = None
+    controls: Annotated[tuple[Control, ...], Field(max_length=8)] = ()
+    image_prompts: Annotated[tuple[ImagePrompt, ...], Field(max_length=8)] = ()
+
+    hires: Hires | None = None
+    tiles: Tiles | None = None
+    seamless: Seamless = "none"  # the picture continues at its other side
+    regions: Annotated[tuple[Region, ...], Field(max_length=16)] = ()  # `prompt` is for the rest
+    feather: Annotated[int, Field(ge=0, le=4096), NUMBER] | None = None  # pixels; None: an eighth
+    background: Fraction = 0.0  # how much of a region the prompt of the picture has, too
+    noise_level: Annotated[int, Field(ge=0, le=1000), NUMBER] = 20  # of the x4 upscaler's picture
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Self:
+        for number, control in enumerate(self.controls):
+            if control.picture is None and self.source is None:
+                raise PydanticCustomError(
+                    "sentence",
+                    "controls.{number} needs a picture to follow; give picture, or source.picture.",
+                    {"number": number},
+                )
+        for name in ("mask", "extend"):
+            if getattr(self, name) is not None and self.source is None:
+                raise PydanticCustomError(
+                    "sentence",
+                    "{name} needs a picture to work on; give source.picture.",
+                    {"name": name},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        for clash in clashes(self):
+            raise PydanticCustomError("sentence", "{clash}", {"clash": clash})
+        return self
+
     @model_validator(mode="after")
     def _within_bounds(self) -> Self:
-        work = (
-            (self.width or UNKNOWN_SIDE) * (self.height or UNKNOWN_SIDE) * self.steps * self.count
-        )
+        width, height = self.width or UNKNOWN_SIDE, self.height or UNKNOWN_SIDE
+        work = width * height * self.steps
+        if self.hires is not None:
+            work += second_pixels(self.hires, width, height) * (self.hires.steps or self.steps)
+        work *= self.count
         if work > WORK_LIMIT:
             raise PydanticCustomError(
                 "sentence",
@@ -343,7 +326,24 @@ class Request(Settings):
                 raise RequestError(f"schedule {used.label} has no option {option}; it {known}.")
         names = {"sampler": info.label, "schedule": named.label if named else AUTOMATIC}
         # what was left open and has the default's name stays open
-        return self.replace(**{k: v for k, v in names.items() if getattr(self, k) != v})
+        known = self.replace(**{k: v for k, v in names.items() if getattr(self, k) != v})
+        return known if known.hires is None else known._with_known_hires(known.hires)
+
+    def _with_known_hires(self, hires: Hires) -> Self:
+        """The same request with the second pass's sampler and schedule under their labels."""
+        second = {"sampler": hires.sampler, "schedule": hires.schedule}
+        given = {name: value for name, value in second.items() if value is not None}
+        if not given:
+            return self
+        known = self.replace(**given, hires=None).with_known_names()
+        told = {
+            name: getattr(known, name)
+            for name in second
+            if name in given or getattr(known, name) != getattr(self, name)
+        }
+        if all(getattr(hires, name) == value for name, value in told.items()):
+            return self
+        return self.replace(hires=hires.replace(**told))
 
     def suited(self, settings: Mapping[str, object]) -> Self:
         """The same request with these settings of a model where it leaves them open.

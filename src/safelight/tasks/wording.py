@@ -36,9 +36,17 @@ class Conditions:
     negative: Mapping[str, Condition]
 
 
-def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> Wording:
+def read(
+    request: Request,
+    model: Model,
+    *,
+    steps: int,
+    calls_per_step: int,
+    earlier_steps: int | None = None,
+) -> Wording:
     """The prompts of a request over so many steps, with all that was not used as warnings.
 
+    earlier_steps: those of the first pass, if this is the second; schedules go on from there.
     Raises PromptError for a text that cannot be read.
     """
     positive, negative = (
@@ -47,6 +55,7 @@ def read(request: Request, model: Model, *, steps: int, calls_per_step: int) -> 
             steps=steps,
             dialect=request.dialect,
             calls_per_step=calls_per_step,
+            earlier_steps=earlier_steps,
             negative=is_negative,
         )
         for text, is_negative in ((request.prompt, False), (request.negative_prompt, True))

@@ -92,6 +92,8 @@ def _fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "Variation seed strength", _number(request.subseed_strength)
     if request.resize_from is not None:
         yield "Seed resize from", "{}x{}".format(*request.resize_from)
+    if request.source is not None:
+        yield "Denoising strength", _number(request.source.strength)
     if request.clip_skip is not None and request.clip_skip > 1:
         yield "Clip skip", str(request.clip_skip)
     if request.ensd:
