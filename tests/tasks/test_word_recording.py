@@ -203,10 +203,41 @@ def test_a_prompt_without_words_is_refused(model: Model, prompt: str) -> None:
         mapped(model, asked(prompt))
 
 
-def test_a_picture_drawn_in_parts_is_refused_by_name(model: Model) -> None:
-    growing = asked(source={"picture": "photo.png"}, extend={"left": 8})
-    with pytest.raises(RequestError, match="extend draws it part by part"):
-        mapped(model, growing)
+PARTS: dict[str, dict[str, object]] = {
+    "extend": {"source": {"picture": "photo.png"}, "extend": {"left": 8}},
+    "tiles": {"tiles": {"size": (32, 32)}},
+    "regions": {"regions": [{"prompt": "a hat", "box": "left"}]},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_picture_drawn_in_parts_is_refused_by_name(model: Model, name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name} draws it part by part"):
+        mapped(model, asked(**PARTS[name]))
+
+
+def test_a_picture_that_is_only_made_larger_is_refused(model: Model) -> None:
+    larger = asked(source={"picture": "photo.png", "redraw": False, "scale": 2})
+    with pytest.raises(RequestError, match="nothing is"):
+        mapped(model, larger)
+
+
+def test_two_passes_give_one_map_over_the_larger_picture(model: Model) -> None:
+    request = asked(hires={"scale": 2, "strength": 0.5})
+    (bare,) = plain(model, request)
+    (worded,) = mapped(model, request)
+    assert np.array_equal(worded.picture.pixels, bare.pixels)
+    assert worded.region == Region(0, 0, 128, 128)
+    assert words(worded) == [WORDS] and heats(worded).shape == (7, 8, 8)
+    (first,) = mapped(model, asked())
+    assert np.abs(heats(worded) - heats(first)).max() > 1e-4, "the second pass counts, too"
+    (both,) = mapped(model, asked("cat", hires={"scale": 2, "prompt": "dog"}))
+    assert words(both) == [["cat"], ["dog"]]
+
+
+def test_a_second_pass_that_cuts_the_picture_is_refused(model: Model) -> None:
+    with pytest.raises(RequestError, match=r"hires\.size cuts the picture"):
+        mapped(model, asked(hires={"size": (128, 64)}))
 
 
 EDITS: dict[str, dict[str, object]] = {

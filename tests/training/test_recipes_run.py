@@ -1,5 +1,6 @@
 """Recipes on scenes and pictures: what they give the loop, and what they write."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,31 @@ def test_an_evaluator_of_scenes_is_trained_and_written(place: Path) -> None:
     (folder,) = trained(values)
     loaded = load_evaluator(folder)
     assert len(loaded.labels.concepts) == 12 and loaded.labels.styles[0] == "fluent-3d"
+
+
+def test_an_evaluator_goes_on_from_a_folder_of_the_same_things(place: Path) -> None:
+    values = {
+        "recipe": "evaluator",
+        "folder": "run",
+        "data": {k: v for k, v in SCENES.items() if k != "mix"},
+        "evaluator": {"widths": [8, 8, 8, 8], "image_size": 32},
+        "training": {**runs.TRAINING, "steps": 2},
+    }
+    (folder,) = trained(values)
+    first = load_evaluator(folder)
+    going = {**values, "folder": "further", "evaluator": {"checkpoint": str(folder)}}
+    task = job(going).task
+    assert task.evaluator.config == first.evaluator.config
+    for name, weight in first.evaluator.state_dict().items():
+        assert torch.equal(task.evaluator.state_dict()[name], weight), name
+    (again,) = trained(going)
+    moved = load_evaluator(again).evaluator.state_dict()["stem.weight"]
+    assert not torch.equal(moved, first.evaluator.stem.weight)
+    values = json.loads((folder / "config.json").read_text())
+    values["concepts"][0] = "something else"
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(RequestError, match="give the cut-outs that it was trained on"):
+        job(going)
 
 
 @pytest.mark.parametrize(("share", "further"), [(0.0, 0), (0.5, 6)])

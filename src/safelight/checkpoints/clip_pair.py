@@ -86,6 +86,32 @@ def load_clip_pair(
         return replace(_of_file(file, single, dtype=dtype, device=where), name=_name(path))
 
 
+def clip_pair_with(
+    text: ClipText, tokenizer: Tokenizer, path: str | os.PathLike[str], *, vision: ClipVision
+) -> ClipPair:
+    """A text tower and the vision tower of a folder, both loaded already, as a pair.
+
+    path: where `load_clip_vision` found the tower; how pictures are prepared is read from there.
+    Raises CheckpointError if the towers do not end in one space, or the preparation is another's.
+    """
+    path = Path(path)
+    inner = path / VISION if (path / VISION / "config.json").is_file() else path
+    prepared_at = _prepared_at(path) if inner != path else inner
+    return _pair(
+        path, text, vision, tokenizer.vocabulary, preparation_at(prepared_at, vision.config),
+        files=tuple(find_weights(inner, "model")), logit_scale=_stated_scale(inner / "config.json"),
+    )  # fmt: skip
+
+
+def holds_clip_pair(path: Path) -> bool:
+    """Whether a file or folder seems to hold both towers; nothing but JSON is read."""
+    if not path.is_dir():
+        return path.is_file()
+    if (path / VISION / "config.json").is_file():
+        return any((path / role / "config.json").is_file() for role in _TEXTS)
+    return _is_whole(path) or _open_clip_file(path) is not None
+
+
 # -- folders of parts ------------------------------------------------------------------------------
 
 
@@ -299,6 +325,12 @@ def _pair(
         )
     except ValueError as error:
         raise CheckpointError(f"{shown(path)}: {error}; its parts do not belong together") from None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is of Transformers' `CLIPModel`."""
+    config = folder / "config.json"
+    return config.is_file() and "text_config" in read_object(config).values
 
 
 def _name(path: Path) -> str:

@@ -21,6 +21,7 @@ from safelight.tasks.loading import Models
 from safelight.tasks.painting import Progress, decoded
 from safelight.tasks.picture import Picture, to_uint8
 from safelight.tasks.request import Request
+from safelight.tasks.resizing import made_larger
 from safelight.tasks.supplies import Supplies, check_pictures
 from safelight.writing import make_folder, write_whole
 
@@ -44,6 +45,13 @@ def draw(
         maps.check(request)
     with prepared(target.folder), Display(requests) as display:
         for request in requests:
+            if not request.needs_model:
+                picture = made_larger(request, supplies)
+                path = target.save(picture)
+                with display.paused():
+                    report(picture, path, told, as_json=as_json)
+                saved.append(path)
+                continue
             display.reading(request)
             model = models.of(request)
             with display.paused():
@@ -116,6 +124,9 @@ def report(
         f"  {figure.name} {figure.value:.3g}{figure.words and f' ({figure.words})'}"
         for figure in result.figures
     )
+    if not request.needs_model:
+        print(f"{path}  {width}x{height}  {seconds or 0:.1f} s", flush=True)
+        return
     print(
         f"{path}  seed {request.seed}  {width}x{height}  "
         f"{result.steps} steps of {result.sampler} ({result.schedule})  {seconds or 0:.1f} s"

@@ -69,7 +69,7 @@ def draw_grid(
 
         def draw(request: Request) -> Picture:
             display.reading(request)
-            model = models.of(request)
+            model = models.of(request) if request.needs_model else None
             display.drawing(request)
             (picture,) = generate(model, request, watch_steps=display.watch)
             if not as_json:

@@ -24,7 +24,7 @@ class LeftOut(Axis):
     @property
     def labels(self) -> tuple[str, ...]:
         """What stands above the pictures before it is known how far they moved."""
-        return ("the whole prompt", *(f"without {phrase}" for phrase in self.phrases[1:]))
+        return ("the whole prompt", *(f"without “{phrase}”" for phrase in self.phrases[1:]))
 
     def applied(self, settings: Mapping[str, object], value: str) -> dict[str, object]:
         """The settings of a request without that phrase."""
@@ -38,7 +38,8 @@ class LeftOut(Axis):
         apart = [[moved(row[0], picture) for picture in row] for row in pictures]
         columns = [sum(column) / len(column) for column in zip(*apart, strict=True)]
         whole, *others = zip(self.labels, columns, strict=True)
-        return (whole[0], *(f"{label}: moved {far:.1f}" for label, far in others))
+        # the number first: a long label loses its end
+        return (whole[0], *(f"moved {far:.1f} {label}" for label, far in others))
 
 
 def moved(whole: Picture, picture: Picture) -> float:

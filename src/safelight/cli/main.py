@@ -20,6 +20,7 @@ from safelight.errors import RequestError, SafelightError
 VERBS: dict[str, str] = {
     "generate": "Draw pictures from a text.",
     "edit": "Draw on a picture: change it, repaint a part, grow it.",
+    "upscale": "Make a picture larger, with or without drawing.",
     "grid": "Vary any settings into a labelled contact sheet.",
     "replay": "Draw a picture again from the recipe it carries, and compare.",
     "prompt": "Show how a prompt is read: tokens, chunks, weights, schedule.",
@@ -33,7 +34,7 @@ VERBS: dict[str, str] = {
     "download": "Fetch a model: the only command that uses the network.",
 }
 
-SPOKEN = ("generate", "edit", "grid", "prompt")  # verbs whose argument is a prompt
+SPOKEN = ("generate", "edit", "upscale", "grid", "prompt")  # verbs whose argument is a prompt
 
 
 class Verbs(TyperGroup):

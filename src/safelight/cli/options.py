@@ -291,12 +291,9 @@ def request_mapping(settings: Mapping[str, object]) -> dict[str, object]:
                 assert isinstance(value, list)
                 mapping[name] = [GROUPS[name](text) for text in value]
             case "tiles__size":
-                text = str(value)
-                _put(
-                    mapping,
-                    ["tiles", "size"],
-                    size(text if "x" in text else f"{text}x{text}", "--tile"),
-                )
+                text = str(value).strip()
+                both = f"{text}x{text}" if text.isdecimal() else text
+                _put(mapping, ["tiles", "size"], size(both, "--tile"))
             case "mask_alpha":
                 mapping.setdefault("mask", {})
             case "extend":

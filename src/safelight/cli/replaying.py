@@ -109,7 +109,7 @@ def _alone(request: Request) -> Picture:
     models.check(request)
     with Display([request]) as display:
         display.reading(request)
-        model = models.of(request)
+        model = models.of(request) if request.needs_model else None
         display.drawing(request)
         (picture,) = generate(model, request, watch_steps=display.watch)
     return picture

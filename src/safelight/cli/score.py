@@ -29,7 +29,9 @@ def score(
     device: Annotated[
         str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:1, mps.")
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, a line for each picture.")
+    ] = False,
 ) -> None:
     """Tell how well texts fit pictures: the cosine of a CLIP's vectors, from -1 to 1.
 

@@ -40,7 +40,8 @@ def shown_scores(
     tell([*pair.notes, *notes])
     cosines = similarities([one.pixels for one in opened], texts, pair)
     if as_json:
-        typer.echo(json.dumps(_rows(pictures, texts, cosines, pair), indent=2))
+        for row in _rows(pictures, texts, cosines, pair):
+            typer.echo(json.dumps(row))
     else:
         _show(pictures, texts, cosines, pair)
 

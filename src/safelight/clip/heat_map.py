@@ -77,9 +77,9 @@ def text_mask(
 ) -> TextMask:
     """The pixels of a picture (H, W, 3) where the heat map of a text exceeds a threshold (0 to 1).
 
-    Parts of the mask that nowhere reach PEAK are left out. What fits no better than everyday words do on average is not there: raises RequestError. What
-    fits little better is masked with a warning. Raises RequestError for an empty text or another
-    threshold too.
+    Parts of the mask that nowhere reach PEAK are left out. What fits no better than everyday words
+    do on average is not there: raises RequestError. What fits little better is masked with a
+    warning. Raises RequestError for an empty text or another threshold, too.
     """
     if not 0 < threshold < 1:
         raise RequestError(f"the mask's threshold must lie between 0 and 1; got {threshold:g}.")

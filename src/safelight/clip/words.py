@@ -34,7 +34,8 @@ def _ruling(part: Part) -> str:
 
 
 def _bare(text: str, dialect: Dialect) -> str:
-    words = "".join(", " if span.breaks else span.text for span in spans_of(text, dialect))
+    between = " " if dialect == "compel" else ""  # whose spans are words without their blanks
+    words = between.join(", " if span.breaks else span.text for span in spans_of(text, dialect))
     if dialect == "comfy":
         words = _EMBEDDING.sub("", words)
     return _COMMAS.sub(", ", _BLANKS.sub(" ", words)).strip(" ,")

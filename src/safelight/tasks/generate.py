@@ -1,6 +1,5 @@
 """Text to pictures: settle the request, plan a batch, take the steps, finish each picture."""
 
-import platform
 import time
 from collections.abc import Iterator, Sequence
 
@@ -18,14 +17,16 @@ from safelight.tasks.painting import Tally, Watch
 from safelight.tasks.picture import Picture
 from safelight.tasks.recipe import Recipe, Result, Software, UsedFile, pixels_sha256
 from safelight.tasks.request import Request
+from safelight.tasks.resizing import made_larger
 from safelight.tasks.second_pass import check_large
+from safelight.tasks.software import software_on
 from safelight.tasks.supplies import Supplies
 
 LARGE = 1536 * 1536  # pixels above which the autoencoder works in bands unless told otherwise
 
 
 def generate(
-    model: Model,
+    model: Model | None,
     requests: Request | Sequence[Request],
     *,
     watch_steps: Watch | None = None,
@@ -35,13 +36,18 @@ def generate(
 
     `supplies` opens the pictures and further models that requests name, and keeps them for the
     next call; without it they are opened anew. A request with `count` n gives n pictures; several
-    requests are drawn one after another. Picture k has the noise of seed + k whatever the batch,
-    and the same bits too if the request is exact, which it is by default in float32 on the CPU.
+    requests are drawn one after another. A request that only makes a picture larger needs no model
+    (`Request.needs_model`), and gives one picture. Picture k has the noise of seed + k whatever the
+    batch, and the same bits too if the request is exact, which it is by default in float32 on the
+    CPU.
     Raises RequestError where settings and model do not fit, FileError for a file that cannot be
     used, NonFiniteError for a model that makes NaN in float32 too.
     """
     given = [requests] if isinstance(requests, Request) else list(requests)
     supplies = supplies or Supplies()
+    if model is None or not any(request.needs_model for request in given):
+        yield from (made_larger(request, supplies) for request in given)
+        return
     singles = [single for request in given for single in settled(request, model, supplies)]
     done = 0
     for batch in batches(singles):
@@ -126,29 +132,7 @@ def _batch(
 
 def software(model: Model) -> Software:
     """What computes the pictures here."""
-    device = model.device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type} {processor()}".strip()
-    return Software.here(
-        torch=torch.__version__,
-        device=name,
-        dtype=dtype_name(model.dtype),
-        threads=torch.get_num_threads(),
-    )
-
-
-def processor() -> str:
-    """The processor's model name and what torch uses of it."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            line = next(line for line in file if line.startswith("model name"))
-        name = line.partition(":")[2].strip()
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name} ({capability})"
+    return software_on(model.device, dtype_name(model.dtype))
 
 
 def _picture(

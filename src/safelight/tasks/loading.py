@@ -9,6 +9,7 @@ from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device, resolve_dtype
 from safelight.errors import RequestError
 from safelight.model import Model
+from safelight.tasks.named_files import named_files
 from safelight.tasks.request import Request
 
 NO_MODEL = (
@@ -37,7 +38,11 @@ class Models:
         Raises RequestError if it names no model and none is embedded, or a device that is not here,
         FileError if a file is not there.
         """
-        self._found(request)
+        if request.needs_model:
+            self._found(request)
+        for file in named_files(request):
+            if not file.is_picture and file.role not in ("model", "vae"):
+                find_model(file.name, what="file")
         resolve_device(request.device)
 
     def path(self, request: Request) -> Path:

@@ -8,7 +8,7 @@ EXIF MakerNote. H W: height and width in pixels; B: pictures.
 import unicodedata
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from safelight.tasks.picture_file import (
     OpenedPicture,
     open_picture,
 )
-from safelight.tasks.recipe import Recipe
+from safelight.tasks.recipe import Recipe, bare_name
 from safelight.writing import make_folder, write_whole
 
 if TYPE_CHECKING:
@@ -159,12 +159,18 @@ def pixel_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Distance | Non
 
 
 def file_stem(recipe: Recipe) -> str:
-    """`{seed}-{prompt words}` from letters a to z, digits and single hyphens; at most 80 long."""
+    """`{seed}-{prompt words}` from letters a to z, digits and single hyphens; at most 80 long.
+
+    Of a picture that was only made larger, `{size}-{words of its source's name}`.
+    """
     # accents come off their letters and fall away: a name must survive every file system
-    text = unicodedata.normalize("NFKD", recipe.request.prompt[:1000]).lower()
+    source = recipe.request.source
+    told, stem = recipe.request.prompt, str(recipe.request.seed)
+    if source is not None and not source.redraw and recipe.result.size is not None:
+        told, stem = PurePath(bare_name(source.picture)).stem, "{}x{}".format(*recipe.result.size)
+    text = unicodedata.normalize("NFKD", told[:1000]).lower()
     letters = (c for c in text if not unicodedata.combining(c))
     safe = "".join(c if c.isascii() and c.isalnum() else " " for c in letters)
-    stem = str(recipe.request.seed)
     for word in safe.split():
         if len(stem) + 1 + len(word) > STEM_LIMIT:
             break

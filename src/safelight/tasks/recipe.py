@@ -119,7 +119,7 @@ class Recipe(Settings):
             raise PydanticCustomError(
                 "sentence", "a recipe draws one picture from one seed; resolve the request."
             )
-        if request.width is None or request.height is None:
+        if request.needs_model and (request.width is None or request.height is None):
             raise PydanticCustomError("sentence", "a recipe needs the size that was drawn.")
         return self
 

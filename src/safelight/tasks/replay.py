@@ -26,7 +26,7 @@ from safelight.tasks.supplies import used_picture
 ROLES = ("model", "vae")  # files of a request that have an option of their own
 PARTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})  # of a model's folder
 NO_CAUSES = frozenset({"request.model", "request.vae", "result.pixels_sha256"})
-SUFFIXES = ("", ".safetensors", ".ckpt")  # other programs name models without
+SUFFIXES = ("", ".safetensors", ".ckpt", ".pth")  # other programs name models without
 LOSSY = "the picture is drawn again exactly, but {} keeps pixels with loss: save as PNG to compare"
 THREAD_LIMIT = 256  # a forged recipe shall not ask for more
 HEX = frozenset("0123456789abcdef")
@@ -133,7 +133,7 @@ def with_files(recipe: Recipe, given: Mapping[str, Path], folders: Iterable[Path
     Raises ReplayError for a file that is not found, or if no model is named.
     """
     request = recipe.request
-    if request.model is None and "model" not in given:
+    if request.needs_model and request.model is None and "model" not in given:
         raise ReplayError(
             "the picture's recipe does not say which model drew it; give it with --model PATH."
         )
@@ -317,8 +317,7 @@ def _cause(was: Recipe, now: Recipe) -> str:
 
 
 def _drawn_shape(recipe: Recipe) -> tuple[int, ...]:
-    assert recipe.request.height is not None and recipe.request.width is not None
-    width, height = recipe.result.size or (recipe.request.width, recipe.request.height)
+    width, height = recipe.result.size or (recipe.request.width or 0, recipe.request.height or 0)
     return (height, width, 3)
 
 

@@ -326,8 +326,8 @@ class Request(Settings):
                 raise RequestError(f"schedule {used.label} has no option {option}; it {known}.")
         names = {"sampler": info.label, "schedule": named.label if named else AUTOMATIC}
         # what was left open and has the default's name stays open
-        known = self.replace(**{k: v for k, v in names.items() if getattr(self, k) != v})
-        return known if known.hires is None else known._with_known_hires(known.hires)
+        same = self.replace(**{k: v for k, v in names.items() if getattr(self, k) != v})
+        return same if same.hires is None else same._with_known_hires(same.hires)
 
     def _with_known_hires(self, hires: Hires) -> Self:
         """The same request with the second pass's sampler and schedule under their labels."""
@@ -355,6 +355,11 @@ class Request(Settings):
         if "sampler" in self.model_fields_set:
             below.pop("schedule", None)
         return self.replace(**below).with_known_names() if below else self
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether anything is drawn; else a picture is only made larger."""
+        return self.source is None or self.source.redraw
 
     @property
     def is_automatic(self) -> bool:

@@ -27,10 +27,12 @@ def made_larger(request: Request, supplies: Supplies | None = None) -> Picture:
     """The picture that a request without `source.redraw` asks for; its count has no say.
 
     A network's own scale is taken if neither scale nor size is given. Raises FileError or
-    CheckpointError for a file that cannot be used, RequestError if no size is known.
+    CheckpointError for a file that cannot be used, RequestError if no size is known or the request
+    asks for a drawing.
     """
     source = request.source
-    assert source is not None and not source.redraw
+    if source is None or source.redraw:
+        raise RequestError("a drawing needs a model; without one, pictures are only made larger.")
     began = time.perf_counter()
     supplies, device = supplies or Supplies(), resolve_device(request.device)
     opened = supplies.picture(source.picture)
@@ -66,9 +68,7 @@ def made_larger(request: Request, supplies: Supplies | None = None) -> Picture:
     return Picture(pixels, recipe, notes)
 
 
-def _size(
-    request: Request, opened: InputPicture, supplies: Supplies, device: torch.device
-) -> Size:
+def _size(request: Request, opened: InputPicture, supplies: Supplies, device: torch.device) -> Size:
     source, own = request.source, size_of(opened.pixels)
     assert source is not None
     sides = (request.width, request.height)

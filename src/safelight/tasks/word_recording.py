@@ -21,6 +21,7 @@ from safelight.tasks.generate import batches, generate, settled
 from safelight.tasks.painting import Progress, Watch
 from safelight.tasks.picture import Picture
 from safelight.tasks.request import Request
+from safelight.tasks.second_pass import growth_of
 from safelight.tasks.supplies import Supplies
 from safelight.tasks.word_sheet import COLUMNS, Pixels, word_sheet
 from safelight.tasks.work import work_of
@@ -84,8 +85,9 @@ def with_word_maps(
     """The pictures of `generate`, bit for bit, each with its word maps.
 
     phrases: these instead of every word; of several texts, each shows those that it has. Attention
-    is summed over all calls for the picture's own texts, in all passes (loops); negatives do not
-    count, nor does a refiner, whose maps would be another network's. The model is left as it was.
+    is summed over all calls for the picture's own texts, in all passes (loops, hires); negatives do
+    not count, nor does a refiner, whose maps would be another network's. The model is left as it
+    was.
     Raises PromptError for a phrase that no text of the prompt has, RequestError for a prompt
     without words or a drawing in parts, before it is drawn; and all that `generate` raises.
     """
@@ -95,6 +97,8 @@ def with_word_maps(
         refuse_parts(request)
     done = 0
     singles = [single for request in given for single in settled(request, model, supplies)]
+    for single in singles:
+        _refuse_cut(single, model)
     for batch in batches(singles):
         reading = Reading(batch[0].dialect, batch[0].emphasis, batch[0].comma_backtrack)
         recording = WordRecording(model.text.tokenizer, reading, tuple(phrases))
@@ -107,13 +111,29 @@ def with_word_maps(
 
 
 def refuse_parts(request: Request) -> None:
-    """Raise RequestError for a drawing in parts, whose maps would lie on top of one another."""
-    for name in ("extend", "tiles"):
-        if getattr(request, name, None) is not None:
+    """Raise RequestError for what is not drawn as a whole by one prompt.
+
+    Maps of the parts of a drawing would lie on top of one another.
+    """
+    if not request.needs_model:
+        raise RequestError("word maps are of what is drawn, and nothing is; leave them out.")
+    for name in ("extend", "tiles", "regions"):
+        if getattr(request, name):
             raise RequestError(
                 f"word maps are of a picture drawn as a whole, and {name} draws it part by part; "
                 "leave one of them out."
             )
+
+
+def _refuse_cut(request: Request, model: Model) -> None:
+    """Raise RequestError for a second pass that sees less of the picture than the first."""
+    if request.hires is None:
+        return
+    grown = growth_of(request, model)
+    if grown.frame != grown.size:
+        raise RequestError(
+            "hires.size cuts the picture, and word maps lie over all of it; give hires.scale."
+        )
 
 
 def worded(

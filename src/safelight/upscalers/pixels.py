@@ -192,7 +192,7 @@ def _by_tiles(
 
 def _said(upscaler: Upscaler, tile: Pixels) -> Tensor:
     """What the network makes of a tile: (3, H, W) in [0, 1]."""
-    picture = torch.from_numpy(np.ascontiguousarray(tile)).permute(2, 0, 1)[None].float() / 255
+    picture = torch.from_numpy(np.array(tile)).permute(2, 0, 1)[None].float() / 255
     said = upscaler(picture)
     expected = (1, 3, tile.shape[0] * upscaler.scale, tile.shape[1] * upscaler.scale)
     if said.shape != expected:

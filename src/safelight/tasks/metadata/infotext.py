@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from safelight.errors import FileError
+from safelight.tasks.large import DOUBLE, Hires, is_plain
 from safelight.tasks.recipe import Recipe, UsedFile, bare_name
 from safelight.tasks.request import Request
 
@@ -30,9 +31,17 @@ TOLD_ELSEWHERE = frozenset(
     {
         *("prompt", "negative_prompt", "steps", "sampler", "schedule", "cfg_scale", "seed"),
         *("width", "height", "model", "vae", "subseed", "subseed_strength", "resize_from"),
-        *("clip_skip", "ensd", "noise_source", "count", "batch", "exact", "device"),
+        *("clip_skip", "ensd", "noise_source", "count", "batch", "exact", "device", "hires"),
     }
 )
+ESRGAN_FILES = {  # A1111's names for the files that it fetches
+    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
+    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
+    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
+    "R-ESRGAN General 4xV3": "realesr-general-x4v3",
+    "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
+    "R-ESRGAN AnimeVideo": "realesr-animevideov3",
+}
 SAMPLER_KEYS = {
     "eta": "Eta",
     "s_churn": "Sigma churn",
@@ -78,6 +87,28 @@ def quoted(value: str) -> str:
 
 
 def _fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if recipe.request.needs_model:
+        yield from _drawn_fields(recipe)
+    else:
+        yield from _enlarged_fields(recipe)
+    others = _other_settings(recipe.request)
+    if others:
+        yield SETTINGS_KEY, json.dumps(others, separators=(",", ":"))
+    yield "Version", f"safelight {recipe.software.safelight}"
+
+
+def _enlarged_fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What A1111's "Extras" store of a picture that was only made larger."""
+    source, size = recipe.request.source, recipe.result.size
+    assert source is not None and size is not None
+    if source.scale is not None:
+        yield "Postprocess upscale by", _number(source.scale)
+    else:
+        yield "Postprocess upscale to", "{}x{}".format(*size)
+    yield "Postprocess upscaler", upscaler_name(source.upscaler or "Lanczos")
+
+
+def _drawn_fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
     request = recipe.request
     yield "Steps", str(request.steps)
     yield "Sampler", request.sampler
@@ -94,6 +125,8 @@ def _fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "Seed resize from", "{}x{}".format(*request.resize_from)
     if request.source is not None:
         yield "Denoising strength", _number(request.source.strength)
+    if request.hires is not None:
+        yield "Denoising strength", _number(request.hires.strength)
     if request.clip_skip is not None and request.clip_skip > 1:
         yield "Clip skip", str(request.clip_skip)
     if request.ensd:
@@ -107,10 +140,38 @@ def _fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
             yield key, _number(value)
     if request.emphasis in EMPHASIS:
         yield "Emphasis", EMPHASIS[request.emphasis]
-    others = _other_settings(request)
-    if others:
-        yield SETTINGS_KEY, json.dumps(others, separators=(",", ":"))
-    yield "Version", f"safelight {recipe.software.safelight}"
+    if request.seamless == "both":
+        yield "Tiling", "True"
+    if request.hires is not None:
+        yield from _hires_fields(request.hires)
+
+
+def _hires_fields(hires: Hires) -> Iterator[tuple[str, str]]:
+    for key, words in (
+        ("Hires prompt", hires.prompt),
+        ("Hires negative prompt", hires.negative_prompt),
+        ("Hires sampler", hires.sampler),
+        ("Hires schedule type", hires.schedule),
+    ):
+        if words is not None:
+            yield key, words
+    if hires.cfg_scale is not None:
+        yield "Hires CFG Scale", _number(hires.cfg_scale)  # Forge's
+    if hires.size is not None:
+        yield "Hires resize", "{}x{}".format(*hires.size)
+    else:
+        yield "Hires upscale", _number(hires.scale or DOUBLE)
+    if hires.steps:
+        yield "Hires steps", str(hires.steps)
+    yield "Hires upscaler", upscaler_name(hires.upscaler)
+
+
+def upscaler_name(name: str) -> str:
+    """An upscaler as A1111 names it: a file without its suffix, or as it calls that file."""
+    if is_plain(name):
+        return name
+    stem = PurePath(bare_name(name)).stem
+    return next((known for known, file in ESRGAN_FILES.items() if file == stem), stem)
 
 
 def _model_fields(file: UsedFile | None, name: str | None) -> Iterator[tuple[str, str]]:
@@ -138,6 +199,8 @@ def _other_settings(request: Request) -> dict[str, object]:
     skipped["schedule_options"] = set(SCHEDULE_KEYS)
     if request.emphasis in EMPHASIS:
         skipped["emphasis"] = True
+    if request.seamless == "both":
+        skipped["seamless"] = True
     if request.clip_skip == 1:  # A1111's default, left out of its text, but not ours
         del skipped["clip_skip"]
     others = request.model_dump(mode="json", exclude_defaults=True, exclude=skipped)

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping
 
 from safelight.errors import FileError, RequestError
 from safelight.tasks.bounded_json import Json, parse_json
+from safelight.tasks.large import is_plain
 from safelight.tasks.metadata.infotext import (
     EMPHASIS,
+    ESRGAN_FILES,
     SAMPLER_KEYS,
     SCHEDULE_KEYS,
     SETTINGS_KEY,
@@ -15,6 +17,7 @@ from safelight.tasks.metadata.infotext import (
     parse_infotext,
 )
 from safelight.tasks.metadata.reading import Notes, Reading, settled
+from safelight.tasks.recipe import bare_name
 from safelight.tasks.request import AUTOMATIC, Request
 
 # Told by other fields or about the file, not about the drawing.
@@ -60,6 +63,11 @@ def read_fields(parts: Infotext) -> Reading:
     }
     for key, value in parts.fields.items():
         _take(settings, key.strip(), value, notes)
+    hires = hires_of(fields, notes)
+    if hires is not None:
+        settings["hires"] = hires
+    elif "denoising strength" in fields:
+        _denoising(fields["denoising strength"], notes)
     for line in parts.rest:
         if line.strip():
             notes.add("a line after the settings was left out.")
@@ -77,7 +85,7 @@ def _take(settings: Settings, key: str, value: str, notes: Notes) -> None:
         options[option] = value
     elif name in SPECIAL:
         SPECIAL[name](settings, value, notes)
-    elif name not in SILENT and value.casefold() not in ("false", "none", ""):
+    elif name not in SILENT | HIRES.keys() and value.casefold() not in ("false", "none", ""):
         notes.left_out(key, value)
 
 
@@ -112,11 +120,43 @@ def _noise_schedule(settings: Settings, value: str, notes: Notes) -> None:
         notes.left_out("Noise Schedule", value)
 
 
-def _denoising(settings: Settings, value: str, notes: Notes) -> None:
+def _denoising(value: str, notes: Notes) -> None:
     notes.add(
-        f"a denoising strength of {value[:20]!r} tells of a second pass or of another picture as "
-        "the start; only the drawing from text was read."
+        f"a denoising strength of {value[:20]!r} tells of another picture as the start; only the "
+        "drawing from text was read."
     )
+
+
+def _tiling(settings: Settings, value: str, notes: Notes) -> None:
+    if value.casefold() == "true":
+        settings["seamless"] = "both"
+    elif value.casefold() != "false":
+        notes.left_out("Tiling", value)
+
+
+def hires_of(fields: Mapping[str, str], notes: Notes) -> Settings | None:
+    """The second pass that A1111's or Forge's fields tell of; None if they tell of none."""
+    told = fields.keys() & HIRES.keys()
+    if not told - {"denoising strength"}:
+        return None
+    hires: Settings = {HIRES[key]: fields[key] for key in told if HIRES[key]}
+    size = SIZE.fullmatch(fields.get("hires resize", ""))
+    if size is not None and (int(size[1]), int(size[2])) != (0, 0):
+        hires["size"] = (int(size[1]), int(size[2]))
+        hires.pop("scale", None)
+    named = str(hires.get("upscaler", "Latent"))
+    hires["upscaler"] = ESRGAN_FILES.get(named, bare_name(named[:4096]))
+    for key in ("sampler", "schedule"):
+        if str(hires.get(key, "")).casefold().startswith("use same"):
+            del hires[key]
+    if str(hires.get("schedule", "")).casefold() == "automatic":
+        hires["schedule"] = AUTOMATIC
+    for key in ("sampler", "schedule"):
+        if key in hires and not _is_known(**{key: str(hires[key])}):
+            notes.left_out(f"Hires {key}", hires.pop(key))
+    if not is_plain(str(hires["upscaler"])):
+        notes.add(f"the second pass was made larger by {named[:60]!r}, whose file is needed.")
+    return hires
 
 
 def _own_settings(settings: Settings, value: str, notes: Notes) -> None:
@@ -156,12 +196,25 @@ OPTIONS = {
     "unipc order": ("sampler_options", "order"),
     "unipc variant": ("sampler_options", "solver_type"),
 }
+# Of a second pass: its settings, or "" for what is read elsewhere
+HIRES = {
+    "hires upscale": "scale",
+    "hires resize": "",
+    "hires steps": "steps",
+    "hires upscaler": "upscaler",
+    "hires prompt": "prompt",
+    "hires negative prompt": "negative_prompt",
+    "hires cfg scale": "cfg_scale",
+    "hires sampler": "sampler",
+    "hires schedule type": "schedule",
+    "denoising strength": "strength",
+}
 SPECIAL: Mapping[str, Callable[[Settings, str, Notes], None]] = {
     "size": _size,
     "seed resize from": _resize_from,
     "emphasis": _emphasis,
     "noise schedule": _noise_schedule,
-    "denoising strength": _denoising,
+    "tiling": _tiling,
     SETTINGS_KEY.casefold(): _own_settings,
 }
 
@@ -183,6 +236,14 @@ def _schedule(fields: Mapping[str, str], notes: Notes) -> str | None:
         return None
     notes.add("no schedule is named; A1111 before 1.9 used the uniform one then, and so was read.")
     return "Uniform"
+
+
+def _is_known(sampler: str = "Euler", schedule: str = AUTOMATIC) -> bool:
+    try:
+        Request.parse({"prompt": "", "sampler": sampler, "schedule": schedule})
+    except RequestError:
+        return False
+    return True
 
 
 def _prefers_another(sampler: str) -> bool:

@@ -288,12 +288,13 @@ class ControlRun(Base):
 
 
 class EvaluatorSection(Section):
-    """The shape of the judge of scenes.
+    """The shape of the judge of scenes, or the folder of one that goes on learning.
 
     held_out_drawings: how many scenes, as a share of data.count, show the drawings that models are
     tested on and never learn from; the judge has to know them.
     """
 
+    checkpoint: Text | None = None  # of the same concepts and styles; then the shape is its own
     widths: Annotated[tuple[Positive, ...], Field(min_length=4, max_length=4)] = (32, 64, 128, 192)
     image_size: Annotated[int, Field(ge=16)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

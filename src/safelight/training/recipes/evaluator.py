@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from safelight.checkpoints.evaluator_folder import write_evaluator
-from safelight.models.evaluator import EvaluatorConfig, Labels
-from safelight.training.config.configs import EvaluatorRun
+from safelight.checkpoints.evaluator_folder import load_evaluator, write_evaluator
+from safelight.errors import RequestError
+from safelight.models.evaluator import Evaluator, EvaluatorConfig, Labels
+from safelight.training.config.configs import EvaluatorRun, EvaluatorSection
 from safelight.training.config.sections import SceneSection
 from safelight.training.draw import Draw
 from safelight.training.evaluator_task import PLAYER, EvaluatorTask
@@ -43,13 +44,7 @@ def evaluator_job(config: EvaluatorRun, workshop: Workshop) -> Job:
     )
     shape = config.evaluator
     with seeded(settings.seed, PLAYER):
-        evaluator = EvaluatorConfig(
-            len(labels.concepts),
-            len(labels.styles),
-            shape.widths,
-            image_size=shape.image_size,
-            dropout=shape.dropout,
-        ).build()
+        evaluator = _evaluator(shape, labels)
     evaluator.to(workshop.device)
     task = EvaluatorTask(evaluator, label_smoothing=shape.label_smoothing)
     train = _labelled(found, found.train, 0, labels, workshop)
@@ -101,6 +96,28 @@ def evaluator_job(config: EvaluatorRun, workshop: Workshop) -> Job:
         size_of(train.pictures, held.pictures),
         identity={"labels": " ".join((*labels.concepts, *labels.styles))},
     )
+
+
+def _evaluator(section: EvaluatorSection, labels: Labels) -> Evaluator:
+    """What learns. Raises RequestError for a checkpoint that names other things."""
+    if section.checkpoint is None:
+        return EvaluatorConfig(
+            len(labels.concepts),
+            len(labels.styles),
+            section.widths,
+            image_size=section.image_size,
+            dropout=section.dropout,
+        ).build()
+    found = load_evaluator(Path(section.checkpoint))
+    if found.labels != labels:
+        raise RequestError(
+            f"evaluator.checkpoint names {len(found.labels.concepts)} concepts and "
+            f"{len(found.labels.styles)} styles, and these cut-outs show "
+            f"{len(labels.concepts)} and {len(labels.styles)}, or others; give the cut-outs that "
+            "it was trained on."
+        )
+    found.evaluator.requires_grad_(True)
+    return found.evaluator.train()
 
 
 def _labelled(
