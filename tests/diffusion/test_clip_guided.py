@@ -10,8 +10,14 @@ from torch import Tensor
 
 from guidance_toy import NEGATIVE, POSITIVE, SD, SIGMA, Toy, latents, near
 from safelight.diffusion.denoiser import Denoise, Denoiser
-from safelight.diffusion.guidance import guided
-from safelight.diffusion.guidance.clip_guided import GRADIENTS, REACH, Gradient, clip_guided
+from safelight.diffusion.guidance import (
+    GRADIENTS,
+    Gradient,
+    GuidanceCost,
+    clip_guided,
+    guided,
+)
+from safelight.diffusion.guidance.clip_guided import REACH
 from safelight.errors import NonFiniteError, RequestError
 
 MEAN, DEVIATION = 0.7, 0.5
@@ -188,6 +194,15 @@ def test_a_score_follows_the_noise_level_and_is_asked_once_a_call() -> None:
     outer = clip_guided(Denoiser(network, SD).given(POSITIVE), score, scale=1)
     outer(latents(), SIGMA)
     assert asked == [SIGMA] and len(network.calls) == 1
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_the_cost_is_told(gradient: Gradient) -> None:
+    cost = GuidanceCost()
+    outer = clip_guided(gaussian(), linear, scale=1, gradient=gradient, high=5.0, cost=cost)
+    for sigma in (10.0, 4.0, 1.0):
+        outer(latents(), torch.tensor(sigma, dtype=torch.float64))
+    assert cost.calls == 2 and 0 < cost.seconds < 10
 
 
 def test_wrong_settings_and_broken_gradients_are_named() -> None:

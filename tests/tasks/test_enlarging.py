@@ -354,8 +354,8 @@ def test_a_region_counts_in_its_place_alone(sd: Model, tiles: dict[str, object] 
 
 
 def test_a_mask_picture_is_a_place_and_is_in_the_recipe(sd: Model) -> None:
-    half = np.zeros((20, 20, 3), np.uint8)
-    half[:, :10] = 255
+    half = np.zeros((64, 64, 3), np.uint8)
+    half[:, :32] = 255
     supplies = Supplies({"half.png": half})
     by_mask = only(sd, asked(regions=[{"prompt": "pear", "mask": "half.png"}]), supplies)
     by_box = only(sd, asked(regions=[{"prompt": "pear", "box": "left"}]))
@@ -432,7 +432,7 @@ def test_what_is_large_is_drawn_at_its_size_in_windows(sd: Model) -> None:
     ],
 )
 def test_what_cannot_both_be_meant_is_refused(clash: dict[str, object]) -> None:
-    with pytest.raises(RequestError, match="leave|give|do one|take"):
+    with pytest.raises(RequestError, match=r"leave|give|do one|take"):
         asked(**{"source": {"picture": "p"}, **clash})
 
 

@@ -2,40 +2,26 @@
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from safelight.checkpoints.checkpoint import mismatch
-from safelight.checkpoints.clip_json import (
-    half_of,
-    inner_of,
-    open_clip_config,
-    open_clip_preparation,
-    preparation_at,
-)
+from safelight.checkpoints.clip_file import found_clip
+from safelight.checkpoints.clip_json import preparation_at
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.filling import filled
 from safelight.checkpoints.folders import find_weights, open_folder
-from safelight.checkpoints.json_object import JsonObject, read_object
-from safelight.checkpoints.kinds import kind_of
+from safelight.checkpoints.json_object import read_object
 from safelight.checkpoints.load import load_clip
-from safelight.checkpoints.measure_clip import MeasuredClip, measured_clip
-from safelight.checkpoints.measure_vision import MeasuredVision, measured_vision
-from safelight.checkpoints.model_json import clip_from_json
-from safelight.checkpoints.parts import Part, Role, Selection
 from safelight.checkpoints.tokenizer_files import read_vocabulary
 from safelight.checkpoints.vision_folder import FOLDER as VISION
 from safelight.checkpoints.vision_folder import load_clip_vision
-from safelight.checkpoints.vision_json import vision_from_json
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.clip.pair import LOGIT_SCALE, ClipPair
 from safelight.clip.preparation import Preparation
 from safelight.errors import CheckpointError, FileError
-from safelight.models.clip import Activation, ClipText, ClipVision
+from safelight.models.clip import ClipText, ClipVision
 from safelight.printable import shown
 from safelight.text.bpe import Tokenizer
 from safelight.text.vocabulary import CLIP_VOCABULARY, Vocabulary
@@ -43,10 +29,6 @@ from safelight.text.vocabulary import CLIP_VOCABULARY, Vocabulary
 OPEN_CLIP_STEMS = ("open_clip_model", "open_clip_pytorch_model")
 _SUFFIXES = (".safetensors", ".bin")
 _TEXTS = ("text_encoder", "text_encoder_2")
-
-# Where each naming has the text tower and the vision tower, and what stands beside, never needed.
-_TRANSFORMERS = (("text_model.", "text_projection."), ("vision_model.", "visual_projection."))
-_IDLE = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids")
 
 
 def load_clip_pair(
@@ -155,138 +137,17 @@ def _prepared_at(folder: Path) -> Path:
     return beside if has or not elsewhere.is_dir() else elsewhere
 
 
-# -- files that hold both towers -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Halves:
-    """A file's tensors, told apart: those of each tower under the names their rows know."""
-
-    text: Selection
-    vision: Selection
-    open_clip: bool
-
-
 def _of_file(
     file: WeightFile, path: Path, *, dtype: torch.dtype | None, device: torch.device
 ) -> ClipPair:
     """path: the file, or the folder that it is the `model` of."""
-    folder = path if path.is_dir() else path.parent
-    halves = _halves(file)
-    notes: tuple[str, ...] = ()
-    if halves.open_clip:
-        stated = open_clip_config(folder)
-        clip, seen, notes = _measured_open_clip(halves, stated and stated[0])
-        preparation = open_clip_preparation(stated and stated[1], seen.config)
-    else:
-        clip, seen, notes = _transformers(halves, folder)
-        preparation = preparation_at(folder, seen.config)
-    modules = []
-    parts: tuple[tuple[Role, Selection, MeasuredClip | MeasuredVision], ...] = (
-        ("text_encoder", halves.text, clip),
-        ("image_encoder", halves.vision, seen),
-    )
-    for role, tensors, found in parts:
-        part = Part(role, found.config, tensors, found.keymap())
-        report = part.report()
-        if not report.sound:
-            raise CheckpointError(
-                f"{shown(path)} does not fit the CLIP it seems to be ({role}): {mismatch([report])}"
-            )
-        modules.append(part)
-    text, vision = (filled(part, dtype=dtype, device=device) for part in modules)
+    found = found_clip(file, path if path.is_dir() else path.parent)
+    text, vision = (filled(part, dtype=dtype, device=device) for part in found.parts)
     assert isinstance(text, ClipText) and isinstance(vision, ClipVision)
-    words = read_vocabulary(folder) if path.is_dir() or not halves.open_clip else None
     return _pair(
-        path, text, vision, words, preparation,
-        files=(file.path,), logit_scale=_logit_scale(file), notes=notes,
+        path, text, vision, found.vocabulary, found.preparation,
+        files=(file.path,), logit_scale=found.logit_scale, notes=found.notes,
     )  # fmt: skip
-
-
-def _halves(file: WeightFile) -> _Halves:
-    """The towers in a file. Raises CheckpointError if one is missing or a name is unknown."""
-    names = file.header
-    if any(name.startswith("visual.") for name in names):
-        prefix = "text." if "text.token_embedding.weight" in names else ""
-        text = {
-            name.removeprefix(prefix): name
-            for name in names
-            if name.startswith(prefix) and not name.startswith(("visual.", "logit_"))
-        }
-        text.pop("attn_mask", None)
-        found = _Halves(Selection(file, text), Selection.below(file, "visual."), open_clip=True)
-        rest = [n for n in names if prefix and not n.startswith((prefix, "visual.", "logit_"))]
-    else:
-        text, vision = (
-            {n: n for n in names if n.startswith(half) and n not in _IDLE} for half in _TRANSFORMERS
-        )
-        found = _Halves(Selection(file, text), Selection(file, vision), open_clip=False)
-        rest = [
-            n for n in names if not {n} & (text.keys() | vision.keys() | {*_IDLE, "logit_scale"})
-        ]
-    if not found.text.names or not found.vision.names:
-        kind = kind_of({name: info.shape for name, info in names.items()})
-        raise CheckpointError(
-            f"{shown(file.path)} is no whole CLIP but {kind.kind}: {kind.evidence}; expected both "
-            "towers in one file, or the folder of a model with text_encoder and image_encoder"
-        )
-    if rest:
-        raise CheckpointError(
-            f"{shown(file.path)} holds {len(rest)} tensors that no CLIP has, such as "
-            f"{shown(rest[0])}"
-        )
-    return found
-
-
-def _transformers(
-    halves: _Halves, folder: Path
-) -> tuple[MeasuredClip, MeasuredVision, tuple[str, ...]]:
-    where = shown(halves.text.file.path)
-    with _about(where):
-        clip = measured_clip(halves.text.shapes, projection=True)
-        seen = measured_vision(halves.vision.shapes, activation=clip.config.activation)
-    if not (folder / "config.json").is_file():
-        note = (
-            f"{where}: there is no config.json beside, so the activation "
-            f"({clip.config.activation}) and the number of heads are guesses from the widths"
-        )
-        return clip, seen, (note,)
-    json = read_object(folder / "config.json")
-    clip = replace(clip, config=clip_from_json(half_of(json, "text"), projected=True))
-    own = vision_from_json(half_of(json, "vision"), projected=True)
-    return clip, replace(seen, config=own), ()
-
-
-def _measured_open_clip(
-    halves: _Halves, stated: JsonObject | None
-) -> tuple[MeasuredClip, MeasuredVision, tuple[str, ...]]:
-    where = shown(halves.text.file.path)
-    quick = stated is not None and stated.flag("quick_gelu", False)
-    activation: Activation = "quick_gelu" if quick else "gelu"
-    head_width = None if stated is None else inner_of(stated, "vision_cfg").whole("head_width", 64)
-    with _about(where):
-        clip = measured_clip(halves.text.shapes, projection=True)
-        seen = measured_vision(halves.vision.shapes, activation=activation, head_width=head_width)
-    config = replace(clip.config, activation=activation)
-    if stated is not None:
-        config = replace(config, heads=inner_of(stated, "text_cfg").whole("heads", 8))
-        return replace(clip, config=config), seen, ()
-    note = (
-        f"{where}: no open_clip_config.json lies beside, so GELU is a guess; weights trained with "
-        "quick-GELU (OpenAI's own, DFN) need it there"
-    )
-    return replace(clip, config=config), seen, (note,)
-
-
-def _logit_scale(file: WeightFile) -> float:
-    """The stored scale, at most where training holds it; that if none is stored."""
-    if "logit_scale" not in file.header:
-        return LOGIT_SCALE
-    value = file.read("logit_scale")
-    number = float(value) if value.numel() == 1 else math.nan
-    if not math.isfinite(number):
-        raise FileError(f"{shown(file.path)}: logit_scale is not one finite number")
-    return min(number, LOGIT_SCALE)
 
 
 def _stated_scale(config: Path) -> float:
@@ -340,12 +201,3 @@ def _name(path: Path) -> str:
 def _open_clip_file(folder: Path) -> Path | None:
     files = (folder / (stem + suffix) for suffix in _SUFFIXES for stem in OPEN_CLIP_STEMS)
     return next((file for file in files if file.is_file()), None)
-
-
-@contextmanager
-def _about(where: str) -> Iterator[None]:
-    """Put the name of the file before a CheckpointError."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None

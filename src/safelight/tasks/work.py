@@ -80,6 +80,10 @@ def working_size_of(request: Request, model: Model, supplies: Supplies) -> tuple
                 f"{model.family.label} makes pictures {factor} times as large; leave source.scale "
                 "out, or make it another size with an upscaler of pixels."
             )
+        if request.source.loops > 1:
+            raise RequestError(
+                f"{model.family.label} makes a picture larger once; leave source.loops out."
+            )
         return _whole(width * scale, 2 * factor), _whole(height * scale, 2 * factor)
     if request.source.scale is not None or request.tiles is not None:
         return _whole(width * scale, factor), _whole(height * scale, factor)

@@ -24,16 +24,16 @@ SEED_OFFSET = 10  # ComfyUI's: the small picture's noise must not be that of the
 def small_stage(model: Model, requests: Sequence[Request], work: Work, supplies: Supplies) -> Stage:
     """What the x4 upscaler starts from: noise alone, told the small picture under a little of it.
 
-    Raises RequestError for a mask or loops, and for a noise level that the model does not know.
+    Raises RequestError for a mask, and for a noise level that the model does not know.
     """
     request = requests[0]
     source, noising = request.source, model.family.noising
     assert source is not None and noising is not None
     assert request.width is not None and request.height is not None
-    if work.place is not None or source.loops > 1 or source.resize == "latent":
+    if work.place is not None or source.resize == "latent":
         raise RequestError(
-            f"{model.family.label} makes the whole picture larger, once; leave masks, loops and "
-            "the resize mode latent out."
+            f"{model.family.label} makes the whole picture larger; leave masks and the resize mode "
+            "latent out."
         )
     factor = model.codec.factor
     size = (request.width // factor, request.height // factor)

@@ -9,6 +9,8 @@ Shapes: B pictures, C latent channels, h w latent height and width.
 """
 
 import math
+import time
+from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -34,6 +36,14 @@ class Score(Protocol):
     def __call__(self, denoised: Tensor, sigma: Tensor) -> Tensor: ...
 
 
+@dataclass
+class GuidanceCost:
+    """What a score's guidance took in a run, besides asking the network; it is added up here."""
+
+    calls: int = 0
+    seconds: float = 0.0
+
+
 def clip_guided(
     denoise: Denoise,
     score: Score,
@@ -42,6 +52,7 @@ def clip_guided(
     gradient: Gradient = "through",
     high: float = math.inf,
     low: float = -1.0,
+    cost: GuidanceCost | None = None,
 ) -> Denoise:
     """The denoiser that also climbs the score, where low < sigma <= high.
 
@@ -50,9 +61,10 @@ def clip_guided(
     score the same at every noise level.
 
     gradient: "through" takes V slope as sigma^2 times the gradient through the denoiser
-    (Tweedie's formula), which moves only what the network holds possible: about three times the
-    time and the memory of training. "estimate" takes V = sigma^2 / (1 + sigma^2), that of
-    independent latents of unit size, and asks the network as without guidance.
+    (Tweedie's formula), which moves only what the network holds possible: it costs the network's
+    backward pass, twice its forward one, and the memory of training. "estimate" takes V = sigma^2
+    / (1 + sigma^2), that of independent latents of unit size, and asks the network as without
+    guidance. cost: what the score and the gradients take is added there.
 
     At scale 0 the result is `denoise` itself. Works inside `torch.no_grad`, as samplers run, but
     not inside `torch.inference_mode`. Raises RequestError for another gradient, a scale that is
@@ -74,12 +86,14 @@ def clip_guided(
         level = sigma.to(torch.float64).to(x.device).expand(x.shape[0])[:, None, None, None]
         spread = (level.square() / (1 + level.square())).float()
         if gradient == "through":
-            denoised, slope, pulled = _through(denoise, score, x, sigma)
+            denoised, slope, pulled = _through(denoise, score, x, sigma, cost)
             change = _bounded(level.square() * pulled, spread * slope)
         else:
             with torch.no_grad():
                 denoised = denoise(x, sigma)
+            began = time.perf_counter()
             change = spread * _slope(score, denoised, sigma)
+            _add(cost, began)
         moved = denoised + (scale * change).to(denoised.dtype)
         if within.all():
             return moved
@@ -89,17 +103,19 @@ def clip_guided(
 
 
 def _through(
-    denoise: Denoise, score: Score, x: Tensor, sigma: Tensor
+    denoise: Denoise, score: Score, x: Tensor, sigma: Tensor, cost: GuidanceCost | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The estimate, the score's slope at it, and the slope seen from x; all (B, C, h, w)."""
     with torch.enable_grad():
         inner = x.detach().requires_grad_()
         denoised = denoise(inner, sigma)
+        began = time.perf_counter()
         slope = _slope(score, denoised.detach(), sigma)
         # unit slopes go back through the network: small ones would vanish in 16 bits
         size = slope.square().mean(_PICTURE, keepdim=True).sqrt().clamp(min=1e-30)
         (pulled,) = torch.autograd.grad(denoised, inner, (slope / size).to(denoised.dtype))
     _check(pulled, "the denoiser")
+    _add(cost, began)
     return denoised.detach(), slope, pulled.float() * size
 
 
@@ -132,3 +148,10 @@ def _check(slope: Tensor, what: str) -> None:
             f"the gradient of CLIP guidance through {what} is NaN or infinite; use float32, a "
             "smaller scale, or the gradient at the estimate"
         )
+
+
+def _add(cost: GuidanceCost | None, began: float) -> None:
+    """Note a call that began at that time; the checks before have waited for the device."""
+    if cost is not None:
+        cost.calls += 1
+        cost.seconds += time.perf_counter() - began
