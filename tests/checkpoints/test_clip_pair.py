@@ -15,7 +15,8 @@ from models_tiny import random
 from on_disk import altered
 from open_clip_alone import tiny_open_clip
 from own_model import PROMPT, SMALL_VISION, vision_of
-from safelight.checkpoints.clip_pair import load_clip_pair
+from safelight.checkpoints.clip_pair import clip_pair_with, holds_clip_pair, load_clip_pair
+from safelight.checkpoints.load import load_clip_vision
 from safelight.clip.pair import LOGIT_SCALE, ClipPair
 from safelight.clip.preparation import Preparation, prepared
 from safelight.errors import CheckpointError, FileError
@@ -217,6 +218,32 @@ def test_our_own_folder_is_a_pair(folder: Path, small: Model) -> None:
     assert embeds is not None and near(pair.embed_views(views), unit(embeds))
     pooled = small.text.encoders[0](torch.tensor([pair.token_ids(PROMPT)])).pooled
     assert near(pair.embed_texts([PROMPT]), unit(pooled))
+
+
+def test_the_scale_of_a_folder_of_parts_stands_in_the_towers_config(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = altered(folder, tmp_path / "model")
+    config = path / "image_encoder" / "config.json"
+    stated = json.loads(config.read_text())
+    for said, read in ((3.8, 3.8), (9.0, LOGIT_SCALE)):
+        config.write_text(json.dumps(stated | {"logit_scale": said}))
+        assert load_clip_pair(path).logit_scale == read
+    config.write_text(json.dumps(stated | {"logit_scale": "much"}))
+    with pytest.raises(CheckpointError, match="logit_scale is much; expected a number"):
+        load_clip_pair(path)
+
+
+def test_a_loaded_text_tower_and_a_vision_tower_make_a_pair(folder: Path, small: Model) -> None:
+    vision = load_clip_vision(folder)
+    pair = clip_pair_with(small.text.encoders[0], small.text.tokenizer, folder, vision=vision)
+    assert near(pair.embed_texts(TEXTS), load_clip_pair(folder).embed_texts(TEXTS))
+    assert pair.text is small.text.encoders[0] and pair.vision is vision
+    tower = folder / "image_encoder"
+    alone = clip_pair_with(pair.text, pair.tokenizer, tower, vision=load_clip_vision(tower))
+    assert alone.preparation == pair.preparation
+    assert holds_clip_pair(folder) and not holds_clip_pair(tower)
+    assert not holds_clip_pair(folder / "text_encoder") and not holds_clip_pair(folder / "lost")
 
 
 def test_types_and_gradients(folder: Path) -> None:

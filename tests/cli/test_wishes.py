@@ -226,7 +226,7 @@ def test_another_programs_picture_may_be_the_start(
     info.add_text(
         "parameters",
         "a red fox\nNegative prompt: snow\nSteps: 4, Sampler: Euler a, CFG scale: 5, Seed: 77, "
-        "Size: 64x64, Model: fox_v1, Hires upscale: 2",
+        "Size: 64x64, Model: fox_v1, Hires upscale: 2, Hires checkpoint: other",
     )
     Image.new("RGB", (8, 8)).save(place / "fox.png", pnginfo=info)
     ran = safelight("generate", "--like", "fox.png", "-m", model, "--json")

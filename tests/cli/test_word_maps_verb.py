@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from cli_tiny import SMALL, Cli, files, pixels
+from safelight.cli.leaving_out import LeftOut
 from safelight.tasks.grid import cell_of, recipes_of
-from safelight.tasks.picture import open_picture, pixel_distance
+from safelight.tasks.picture import Picture, open_picture, pixel_distance
 from safelight.tasks.recipe import pixels_sha256
 
 
@@ -178,6 +179,20 @@ def test_choices_and_styles_are_made_once_and_then_left_out(
     assert animal in ("cat", "dog", "bird", "fish")
     assert others == ["small, at night", f"a {animal}, at night", f"a {animal}, small"]
     assert {recipe.request.negative_prompt for recipe in row} == {"noise"}
+
+
+def test_the_label_of_a_column_says_its_mean_distance_from_the_whole_prompt() -> None:
+    axis = LeftOut("leave-out", ("0", "1", "2"), ("", "a hat", "at night"), ("", "", ""))
+    levels = ((10, 15, 10), (100, 100, 130))
+    rows = [
+        [Picture(np.full((2, 2, 3), level, np.uint8), None) for level in row]  # type: ignore[arg-type]
+        for row in levels
+    ]
+    assert axis.told(rows) == (
+        "the whole prompt",
+        "moved 2.5 without “a hat”",
+        "moved 15.0 without “at night”",
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from guidance_toy import NEGATIVE, POSITIVE, SD, SIGMA, Toy, latents, near
 from safelight.diffusion.denoiser import Denoise, Denoiser
 from safelight.diffusion.guidance import (
     GRADIENTS,
+    AdaptiveProjection,
     Gradient,
     GuidanceCost,
     clip_guided,
@@ -170,6 +171,32 @@ def test_networks_of_16_bits_are_guided_as_in_32(dtype: torch.dtype) -> None:
         inner = Denoiser(network, SD).given(POSITIVE)
         moved.append(clip_guided(inner, faint, scale=1e9)(x, sigma) - inner(x, sigma))
     assert near(moved[1], moved[0], 0.15)
+
+
+def test_a_unet_of_16_bits_is_guided_as_in_32() -> None:
+    from diffusion_lab import backbone, frozen_text, process
+
+    with torch.no_grad():
+        condition = frozen_text().conditioner(["a red circle"])
+    x, sigma, moved = latents(), torch.tensor(2.0, dtype=torch.float64), []
+    for dtype in (torch.float32, torch.bfloat16):
+        network = backbone()
+        network.unet.to(dtype).requires_grad_(False)
+        inner = Denoiser(network, process()).given(condition)
+        moved.append(clip_guided(inner, parabola(1.0), scale=0.5)(x, sigma) - inner(x, sigma))
+    both = torch.stack([change.flatten() for change in moved])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.98
+    assert float(moved[1].norm() / moved[0].norm()) == pytest.approx(1, abs=0.1)
+
+
+def test_a_rule_that_remembers_goes_along() -> None:
+    """Adaptive projected guidance keeps what it was given, and so the way it was computed."""
+    rule = AdaptiveProjection(eta=0.3, momentum=-0.5)
+    inner = guided(Denoiser(Toy(), SD), POSITIVE, NEGATIVE, 4, rule=rule)
+    outer = clip_guided(inner, linear, scale=1)
+    for _ in range(3):
+        assert bool(torch.isfinite(outer(latents(), SIGMA)).all())
+    assert rule._average is not None and not rule._average.requires_grad
 
 
 def test_errors_of_the_network_are_bounded_where_noise_drowns_the_picture() -> None:

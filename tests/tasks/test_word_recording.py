@@ -337,3 +337,21 @@ def test_only_texts_that_were_asked_for_have_maps(model: Model) -> None:
     recording.saw(Look("attn2", True, (4, 4), 1, query, context[..., :8], context))
     assert [text.text for text in recording.texts((4, 4), 0)] == ["a cat"]
     assert recording.texts((4, 4), 1) == ()
+
+
+def test_a_text_is_summed_over_passes_unless_it_is_read_anew(model: Model) -> None:
+    recording = WordRecording(model.text.tokenizer, DEFAULT)
+    context = model.text.condition("a cat").context
+    sharp, even = 4 * torch.eye(16, 8)[None], torch.zeros(1, 16, 8)
+
+    def heat(*queries: torch.Tensor, told: torch.Tensor = context) -> np.ndarray:
+        for query in queries:
+            recording.told({"a cat": told})
+            recording.saw(Look("attn2", True, (4, 4), 1, query, told[..., :8], told))
+        (text,) = recording.texts((4, 4), 0)
+        return text.words[1].heat
+
+    first = heat(sharp)
+    both = heat(even)
+    assert np.allclose(both, (first + 1 / 77) / 2, atol=1e-6) and np.ptp(first) > 1e-3
+    assert np.allclose(heat(even, told=context * 1.5), 1 / 77, atol=1e-6)

@@ -280,6 +280,10 @@ def _no_model(found: Finding, made: str, use: Use) -> str:
         "vae": "give it with --vae (vae=... in Python) beside a model",
         "taesd": "give it with --vae (vae=... in Python) beside a model",
         "unet": "it lacks the text encoder and the autoencoder; get the full checkpoint",
+        "controlnet": "give it with --control beside a model",
+        "controlnet lllite": "give it with --control beside a model",
+        "t2i adapter": "give it with --control beside a model",
+        "ip adapter": "give it with --image-prompt beside a model",
         "other model": "it is of a family that is not supported",
         "unknown": "expected a checkpoint with a U-Net under model.diffusion_model.*",
     }
@@ -296,6 +300,7 @@ def _no_model(found: Finding, made: str, use: Use) -> str:
     names = {
         "lora": "a LoRA",
         "controlnet": "a ControlNet",
+        "controlnet lllite": "a ControlNet-LLLite",
         "vae": "an autoencoder (VAE)",
         "taesd": "a tiny autoencoder (TAESD)",
         "unet": "a U-Net alone",

@@ -10,6 +10,7 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from safelight.cli.telling import err
+from safelight.tasks.large import second_pixels
 from safelight.tasks.painting import Progress as Drawn
 from safelight.tasks.recipe import bare_name
 from safelight.tasks.request import UNKNOWN_SIDE, Request
@@ -45,7 +46,8 @@ class Display:
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self._pictures = sum(request.count for request in requests)
-        self._pace = Pace(sum(work_of(r) * r.steps * r.count for r in requests))
+        self._pace = Pace(sum(all_work_of(r) for r in requests))
+        self._area = 1  # of the first pass, in latents
         self._before = 0  # pictures of the requests before this one
         self._request: Request | None = None
         self._began = 0.0
@@ -86,7 +88,10 @@ class Display:
         """A step is done."""
         assert self._request is not None
         now = time.perf_counter()
-        work = work_of(self._request) * drawn.pictures
+        area = drawn.denoised.shape[-2] * drawn.denoised.shape[-1]
+        if drawn.step == 1:
+            self._area = area
+        work = work_of(self._request) * drawn.pictures * area / self._area
         self._pace.took(now - self._began, work, first=drawn.step == 1)
         self._began = now
         first = self._before + drawn.first + 1
@@ -114,6 +119,16 @@ class Display:
 def work_of(request: Request) -> float:
     """What a step of one picture costs, beside that of other requests: its pixels."""
     return float((request.width or UNKNOWN_SIDE) * (request.height or UNKNOWN_SIDE))
+
+
+def all_work_of(request: Request) -> float:
+    """What all steps of all pictures of a request cost, in the same unit."""
+    work = work_of(request) * request.steps
+    if request.hires is not None:
+        width, height = request.width or UNKNOWN_SIDE, request.height or UNKNOWN_SIDE
+        steps = request.hires.steps or request.steps
+        work += second_pixels(request.hires, width, height) * steps
+    return work * request.count
 
 
 def duration(seconds: float) -> str:

@@ -1,29 +1,48 @@
 """A network under the sentinel's eyes."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from safelight.condition import Condition
 from safelight.engines.sentinel import Sentinel
 from safelight.models.backbone import Backbone
 
 PART = "U-Net"
+CONTROLLED = "U-Net with its controls"
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A network whose non-finite outputs are caught, named and computed again in float32."""
+    """A network whose non-finite outputs are caught, named and computed again in float32.
+
+    Control networks are watched with it: what they add may be what is not finite.
+    """
 
     network: Backbone
     sentinel: Sentinel
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        return self.sentinel.run(PART, self.network.unet, lambda: self.network(x, time, condition))
+        return self.sentinel.run(
+            self._part, self._modules, lambda: self.network(x, time, condition)
+        )
 
     def with_attention(
         self, x: Tensor, time: Tensor, condition: Condition
     ) -> tuple[Tensor, Tensor]:
         return self.sentinel.run(
-            PART, self.network.unet, lambda: self.network.with_attention(x, time, condition)
+            self._part, self._modules, lambda: self.network.with_attention(x, time, condition)
         )
+
+    @property
+    def _part(self) -> str:
+        return CONTROLLED if self.network.control_networks else PART
+
+    @cached_property
+    def _modules(self) -> nn.Module:
+        unet, controls = self.network.unet, self.network.control_networks
+        if not controls:
+            return unet
+        networks = {name: net for name, net in controls.items() if isinstance(net, nn.Module)}
+        return nn.ModuleDict({"unet": unet, **networks})

@@ -121,5 +121,5 @@ class AdaptiveProjection:
         if self.momentum:
             if self._average is not None:
                 change = change + self.momentum * self._average
-            self._average = change
+            self._average = change.detach()  # else every step would keep the graph of those before
         return change

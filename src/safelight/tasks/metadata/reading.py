@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from safelight.errors import RequestError
 from safelight.tasks.complaint import echo
+from safelight.tasks.named_files import renamed
 from safelight.tasks.recipe import bare_name
 from safelight.tasks.request import Request
 
@@ -13,6 +14,7 @@ NOTE_LIMIT = 100  # notes of one picture; a hostile one could ask for millions
 # Settings whose values must be known by name; in the order in which one needs the other.
 NAMED = ("sampler", "schedule", "sampler_options", "schedule_options")
 FILES = ("model", "vae")
+FIRST = ("source", "regions")  # what others are nothing without
 
 
 @dataclass
@@ -61,19 +63,21 @@ def settled(settings: Mapping[str, object], notes: Notes) -> Request | None:
     """
     given = {name: value for name, value in settings.items() if value is not None}
     kept: dict[str, object] = {}
-    for name, value in given.items():
+    for name in sorted(given, key=lambda name: name not in FIRST):
+        value = given[name]
         if name in NAMED:
             continue
         if name in FILES and isinstance(value, str):
             value = bare_name(value[:4096])
         try:
-            Request.parse({"prompt": "", name: value}, check_names=False)
+            beside = {other: kept[other] for other in FIRST if other in kept}
+            Request.parse({"prompt": "", **beside, name: value}, check_names=False)
         except RequestError as error:
             notes.add(f"{error} It was left out.")
         else:
             kept[name] = value
     try:
-        request = Request.parse(kept)
+        request = renamed(Request.parse(kept), lambda file: bare_name(file.name))
         for name in NAMED:
             if name in given:
                 request = _with(request, name, given[name], notes)
