@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.pipelines.deprecated.stable_diffusion_panorama import (
     pipeline_stable_diffusion_panorama as panorama,
 )
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from controls_tiny import controlnet_json
 from models_tiny import distance, randomised
 from pipelines_tiny import (
     BETAS,
@@ -268,6 +270,37 @@ def test_what_needs_one_view_of_all_is_refused(sd: Model) -> None:
         only(watched, asked(regions=[{"prompt": "x", "box": "left"}]))
 
 
+def test_controls_are_cut_out_with_their_windows_and_measured_over_all(
+    sd: Model, tmp_path: Path
+) -> None:
+    json = controlnet_json("sd15") | {"cross_attention_dim": 64}
+    randomised(ControlNetModel(**json), 11).save_pretrained(tmp_path / "net")
+    dark = np.zeros((64, 128, 3), np.uint8)
+    dark[:, 64:] = PIXELS[:1, :64]
+    supplies = Supplies({"map.png": dark, "other.png": 255 - dark})
+    control = {"net": str(tmp_path / "net"), "picture": "map.png", "scale": 1.0}
+    tiles = {"size": (64, 64), "overlap": 32}
+    request = asked(width=128, controls=[control], tiles=tiles)
+    made = only(sd, request, supplies)
+    (figure,) = made.recipe.result.figures
+    assert figure.value > 1e-3
+    assert not same(made, only(sd, asked(width=128, tiles=tiles), supplies))
+    # one window over all is no window, for the control and its measure as well
+    whole = asked(width=128, controls=[control])
+    one = only(sd, whole.replace(tiles={"size": (128, 64), "overlap": 0}), supplies)
+    plain = only(sd, whole, supplies)
+    assert same(one, plain) and one.recipe.result.figures == plain.recipe.result.figures
+    # the second pass shows the control its map at the new size
+    hires = whole.replace(tiles=None, hires={"scale": 1.5, "strength": 0.5})
+    assert only(sd, hires, supplies).recipe.result.figures != ()
+    # a region's prompt follows the map too
+    regions = whole.replace(regions=[{"prompt": PROMPT, "box": "all"}])
+    assert same(only(sd, regions, supplies), plain)
+    # what the networks look at continues at the other side
+    ring = only(sd, whole.replace(seamless="x"), supplies)
+    assert not same(ring, plain)
+
+
 # -- seamless -------------------------------------------------------------------------------------
 
 
@@ -386,12 +419,12 @@ def test_boxes_keep_their_place_in_the_second_pass(sd: Model) -> None:
     ],
 )
 def test_pictures_of_a_batch_are_those_drawn_alone(sd: Model, changes: dict[str, object]) -> None:
-    together = pictures(sd, asked(count=3, batch=3, exact=False, **changes))
+    together = pictures(sd, asked(steps=2, count=2, batch=2, exact=False, **changes))
     for k, picture in enumerate(together):
-        alone = only(sd, asked(seed=5 + k, **changes))
+        alone = only(sd, asked(steps=2, seed=5 + k, **changes))
         assert np.abs(picture.pixels.astype(int) - alone.pixels).max() <= 1
-    exact = pictures(sd, asked(count=2, batch=2, **changes))
-    assert same(exact[1], only(sd, asked(seed=6, **changes)))
+    exact = pictures(sd, asked(steps=2, count=2, batch=2, **changes))
+    assert same(exact[1], only(sd, asked(steps=2, seed=6, **changes)))
 
 
 # -- a picture made larger and drawn over ---------------------------------------------------------

@@ -52,9 +52,7 @@ def load_clip_pair(
             return _of_file(file, path, dtype=dtype, device=where)
     if (path / VISION / "config.json").is_file():
         return _of_parts(path, dtype=dtype, device=where, variant=variant)
-    if (path / "config.json").is_file() and "text_config" in read_object(
-        path / "config.json"
-    ).values:
+    if _is_whole(path):
         with open_folder(path, "model", variant) as file:
             pair = _of_file(file, path, dtype=dtype, device=where)
             return replace(pair, files=tuple(find_weights(path, "model", variant)))

@@ -10,11 +10,24 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from safelight.adapters.image_prompts import ImagePromptAdapter, attached
+from safelight.clip.pair import ClipPair
 from safelight.condition import Condition, Control, ImagePrompt
 from safelight.model import Model
 from safelight.models.control_networks import ControlNetwork
 from safelight.models.unet import UNet
+from safelight.tasks.edits import ClipGuidance
 from safelight.tasks.recipe import UsedFile
+
+
+@dataclass(frozen=True)
+class ClipAid:
+    """A CLIP that guides: the direction (1, P) that it climbs, and between which noise levels."""
+
+    pair: ClipPair
+    wanted: Tensor
+    guidance: ClipGuidance
+    high: float
+    low: float
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class Aids:
     labels: Mapping[str, str] = field(default_factory=dict)
     adapters: tuple[tuple[str, ImagePromptAdapter], ...] = ()
     places: tuple[Tensor, ...] = ()  # of the regions' prompts, and last of the rest's
+    clip: ClipAid | None = None
     refiner: Model | None = None
     refiner_below: float = 0.0  # sigma
     files: tuple[UsedFile, ...] = field(default=(), compare=False)

@@ -111,7 +111,7 @@ def _from_picture(
     return Drawn(
         pictures,
         drawn.result.plan,
-        (*drawn.aids.files, *used_files(request, supplies)),
+        (*work.files, *drawn.aids.files, *used_files(request, supplies)),
         (*work.notes, *drawn.aids.notes, *notes),
     )
 
@@ -136,7 +136,17 @@ def _grown(
 
 
 def effects(result: Pass, aids: Aids) -> tuple[tuple[Figure, ...], tuple[str, ...]]:
-    """How much each control changed the prediction, and a warning for one that did nothing."""
+    """What CLIP guidance cost and how much each control changed the prediction, with a warning for
+    a control that did nothing."""
+    cost = result.plan.cost
+    if cost.calls:
+        seconds = Figure(name="CLIP guidance seconds", value=round(cost.seconds, 3))
+        figures, notes = _controls_effects(result, aids)
+        return (*figures, seconds), notes
+    return _controls_effects(result, aids)
+
+
+def _controls_effects(result: Pass, aids: Aids) -> tuple[tuple[Figure, ...], tuple[str, ...]]:
     if result.plan.gauge is None:
         return (), ()
     measured = {effect.net: effect for effect in result.plan.gauge.effects}

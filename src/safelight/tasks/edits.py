@@ -206,3 +206,21 @@ class ImagePrompt(Settings):
     scale: Annotated[float, Field(ge=-2, le=4), NUMBER] = 1.0
     start: Fraction = 0.0
     end: Fraction = 1.0
+
+
+class ClipGuidance(Settings):
+    """The gradient of a CLIP's similarity, besides the model's own guidance.
+
+    scale: the weight of the CLIP's logit: at 1 it is taken for the likelihood of the text.
+    gradient: "through" the network, which moves only what the model holds possible, or at the
+        "estimate", which is cheaper. text: what it climbs towards; None: the prompt's plain words.
+    cut_outs: squares of the foreseen picture that it is shown in each step.
+    """
+
+    place = "clip_guidance."
+    scale: Annotated[float, Field(ge=-1000, le=1000), NUMBER] = 1.0
+    gradient: Literal["through", "estimate"] = "through"
+    text: Prompt | None = None
+    cut_outs: Annotated[int, Field(ge=1, le=64), NUMBER] = 8
+    start: Fraction = 0.0
+    end: Fraction = 1.0

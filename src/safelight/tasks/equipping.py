@@ -12,18 +12,21 @@ from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.image_prompt_file import load_image_prompt
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
+from safelight.clip.score import wanted as direction
+from safelight.clip.words import plain_words
 from safelight.condition import ImagePrompt
 from safelight.diffusion.samplers import resolve_sampler
 from safelight.errors import RequestError
 from safelight.model import FileRecord, Model
 from safelight.models.control_modes import sigma_range
-from safelight.tasks.aids import Aids
+from safelight.tasks.aids import Aids, ClipAid
 from safelight.tasks.controlling import controlled
 from safelight.tasks.edits import ImagePrompt as WantedPrompt
 from safelight.tasks.plan import levels
 from safelight.tasks.recipe import UsedFile
 from safelight.tasks.regional import places_of
 from safelight.tasks.request import Request
+from safelight.tasks.seeing import clip_files, clip_of
 from safelight.tasks.stage import Stage
 from safelight.tasks.supplies import Supplies
 from safelight.tasks.work import Work
@@ -38,20 +41,24 @@ def equipped(
     not go with the model.
     """
     places = places_of(request, model, supplies)
-    if not (request.controls or request.image_prompts or request.refiner):
+    helped = (request.controls, request.image_prompts, request.refiner, request.clip_guidance)
+    if not any(helped):
         return Aids(places=places)
     _, sigmas = levels(model, request, resolve_sampler(request.sampler), stage)
     controls = [
-        controlled(request, wanted, f"control_{k}", model, sigmas, supplies, work)
-        for k, wanted in enumerate(request.controls)
+        controlled(request, asked, f"control_{k}", model, sigmas, supplies, work)
+        for k, asked in enumerate(request.controls)
     ]
     prompts = [
-        prompted(request, wanted, f"image_{k}", model, sigmas, supplies)
-        for k, wanted in enumerate(request.image_prompts)
+        prompted(request, asked, f"image_{k}", model, sigmas, supplies)
+        for k, asked in enumerate(request.image_prompts)
     ]
+    clip = clip_aid(request, model, sigmas, supplies)
     refiner = refiner_of(request, model, supplies)
     files = [file for c in controls for file in used_files("control", c.loaded.files)]
     files += [file for p in prompts for file in p.files]
+    if clip is not None:
+        files += clip_files(clip.pair)
     if refiner is not None:
         files += used_files("refiner", refiner.files)
     return Aids(
@@ -63,13 +70,36 @@ def equipped(
         adapters=tuple((p.name, p.adapter) for p in prompts),
         labels={c.name: c.loaded.name for c in controls},
         places=places,
+        clip=clip,
         refiner=refiner,
         refiner_below=0.0
         if request.refiner is None
         else switch_level(model, request.refiner.switch),
         files=tuple(files),
-        notes=tuple(note for c in controls for note in c.notes),
+        notes=(
+            *(note for c in controls for note in c.notes),
+            *(() if clip is None else clip.pair.notes),
+        ),
     )
+
+
+def clip_aid(request: Request, model: Model, sigmas: Tensor, supplies: Supplies) -> ClipAid | None:
+    """The CLIP that guides a request at these noise levels (N + 1,), if one is asked to.
+
+    Raises RequestError for a prompt without words, FileError or CheckpointError for a CLIP that
+    cannot be used.
+    """
+    guidance = request.clip_guidance
+    if guidance is None:
+        return None
+    pair = clip_of(request, model, supplies, "CLIP guidance")
+    text = guidance.text
+    if text is None:
+        text = plain_words(request.prompt, dialect=request.dialect, steps=request.steps)
+    if not text.strip():
+        raise RequestError("CLIP guidance has no words to climb towards; give clip_guidance.text.")
+    high, low = sigma_range(sigmas.tolist(), guidance.start, guidance.end)
+    return ClipAid(pair, direction(pair, [(text, 1.0)]), guidance, high, low)
 
 
 @dataclass(frozen=True)

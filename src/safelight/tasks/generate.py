@@ -12,6 +12,7 @@ from safelight.errors import NonFiniteError, RequestError
 from safelight.model import Model
 from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, working_size
 from safelight.tasks.extending import settled_extension
+from safelight.tasks.judging import judged
 from safelight.tasks.loading import stable_name
 from safelight.tasks.painting import Tally, Watch
 from safelight.tasks.picture import Picture
@@ -19,6 +20,7 @@ from safelight.tasks.recipe import Recipe, Result, Software, UsedFile, pixels_sh
 from safelight.tasks.request import Request
 from safelight.tasks.resizing import made_larger
 from safelight.tasks.second_pass import check_large
+from safelight.tasks.seeing import clip_of
 from safelight.tasks.software import software_on
 from safelight.tasks.supplies import Supplies
 
@@ -51,14 +53,57 @@ def generate(
     singles = [single for request in given for single in settled(request, model, supplies)]
     done = 0
     for batch in batches(singles):
-        try:
-            with watch() as sentinel:
-                tally = Tally(done, len(batch), watch_steps)
-                pictures = _batch(model, batch, supplies, sentinel, tally)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{_source(model, batch[0])}: {error}") from None
-        yield from pictures
+        yield from _drawn(model, batch, supplies, watch_steps, done)
         done += len(batch)
+
+
+def _drawn(
+    model: Model,
+    batch: list[Request],
+    supplies: Supplies,
+    watch_steps: Watch | None,
+    done: int,
+) -> list[Picture]:
+    """The pictures of one batch, `done` ones after the first."""
+    if batch[0].best_of > 1:
+        return [_best(model, request, supplies, watch_steps, done) for request in batch]
+    try:
+        with watch() as sentinel:
+            tally = Tally(done, len(batch), watch_steps)
+            return _batch(model, batch, supplies, sentinel, tally)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{_source(model, batch[0])}: {error}") from None
+
+
+def _best(
+    model: Model, request: Request, supplies: Supplies, watch_steps: Watch | None, done: int
+) -> Picture:
+    """Of the pictures with the next seeds the one that a CLIP finds to fit its prompt best.
+
+    Its recipe is its own, with what the CLIP thought of it and among how many.
+    """
+    pair = clip_of(request, model, supplies, "the best of several")
+    single = request.replace(best_of=1, count=request.best_of)
+    candidates = [
+        picture
+        for batch in batches(settled(single, model, supplies))
+        for picture in _drawn(model, batch, supplies, watch_steps, done)
+    ]
+    scores = judged(
+        [picture.pixels for picture in candidates],
+        request.prompt,
+        pair,
+        dialect=request.dialect,
+        steps=request.steps,
+    )
+    best = candidates[scores.best]
+    result = best.recipe.result
+    warnings = (*best.warnings, *scores.notes)
+    told = result.replace(
+        figures=(*result.figures, *scores.figures(scores.best)),
+        warnings=tuple(w[:2000] for w in warnings[:100]),
+    )
+    return Picture(best.pixels, best.recipe.replace(result=told), warnings)
 
 
 def settled(request: Request, model: Model, supplies: Supplies | None = None) -> list[Request]:

@@ -4,14 +4,16 @@ Shapes: B pictures, C latent channels, h w latent height and width, N steps.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from safelight.clip.score import ClipScore, CutOuts
 from safelight.condition import Condition
 from safelight.diffusion.denoiser import Denoise, Denoiser, Network
 from safelight.diffusion.guidance import between, edited
+from safelight.diffusion.guidance.clip_guided import GuidanceCost, clip_guided
 from safelight.diffusion.noise import Noise
 from safelight.diffusion.process import Process, Start
 from safelight.diffusion.samplers import SamplerInfo, Step, resolve_sampler
@@ -20,7 +22,7 @@ from safelight.engines.sentinel import Sentinel
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.models.control_effects import MeasuredControls
-from safelight.tasks.aids import NO_AIDS, Aids
+from safelight.tasks.aids import NO_AIDS, Aids, ClipAid
 from safelight.tasks.regional import requests_of, side_by_side, unplaced
 from safelight.tasks.request import Guidance, Request
 from safelight.tasks.stage import NOTHING, Stage, begun, held
@@ -60,6 +62,7 @@ class Plan:
     wording: Wording
     sentinel: Sentinel
     gauge: MeasuredControls | None = None  # what each control changed, after the steps
+    cost: GuidanceCost = field(default_factory=GuidanceCost)  # of CLIP guidance, after the steps
 
     def steps(self) -> Iterator[Step]:
         """The sampler's steps, one after another; the sentinel is told their number."""
@@ -123,6 +126,9 @@ def plan(
     if aids.refiner is not None:
         refining = side_by_side(aids.places, refined)
         unheld = between(unheld, refining, float("inf"), aids.refiner_below)
+    cost = GuidanceCost()
+    if aids.clip is not None:
+        unheld = _climbing(unheld, model, requests, aids.clip, cost)
     return Plan(
         sampler=sampler,
         schedule=schedule,
@@ -134,6 +140,29 @@ def plan(
         wording=wording,
         sentinel=sentinel,
         gauge=gauge,
+        cost=cost,
+    )
+
+
+def _climbing(
+    denoise: Denoise, model: Model, requests: Sequence[Request], aid: ClipAid, cost: GuidanceCost
+) -> Denoise:
+    """The denoiser that also climbs a CLIP's similarity; each picture's cut-outs are its seed's."""
+    score = ClipScore(
+        aid.pair,
+        aid.wanted,
+        model.codec.decode,
+        [_concrete(request.seed) for request in requests],
+        CutOuts(aid.guidance.cut_outs, whole=min(2, aid.guidance.cut_outs)),
+    )
+    return clip_guided(
+        denoise,
+        score,
+        scale=aid.guidance.scale,
+        gradient=aid.guidance.gradient,
+        high=aid.high,
+        low=aid.low,
+        cost=cost,
     )
 
 

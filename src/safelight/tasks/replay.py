@@ -25,7 +25,7 @@ from safelight.tasks.supplies import used_picture
 
 ROLES = ("model", "vae")  # files of a request that have an option of their own
 PARTS = frozenset({"unet", "vae", "text_encoder", "text_encoder_2"})  # of a model's folder
-NO_CAUSES = frozenset({"request.model", "request.vae", "result.pixels_sha256"})
+NO_CAUSES = frozenset({"request.model", "request.vae", "result.pixels_sha256", "result.figures"})
 SUFFIXES = ("", ".safetensors", ".ckpt", ".pth")  # other programs name models without
 LOSSY = "the picture is drawn again exactly, but {} keeps pixels with loss: save as PNG to compare"
 THREAD_LIMIT = 256  # a forged recipe shall not ask for more

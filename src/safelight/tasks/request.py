@@ -15,7 +15,15 @@ from pydantic_core import PydanticCustomError
 from safelight.errors import RequestError
 from safelight.tasks.clashes import clashes
 from safelight.tasks.complaint import echo
-from safelight.tasks.edits import Control, Extend, ImagePrompt, Mask, Refiner, Source
+from safelight.tasks.edits import (
+    ClipGuidance,
+    Control,
+    Extend,
+    ImagePrompt,
+    Mask,
+    Refiner,
+    Source,
+)
 from safelight.tasks.large import Hires, Region, Seamless, Tiles, second_pixels
 from safelight.tasks.settings import (
     NUMBER,
@@ -172,7 +180,12 @@ class Request(Settings):
     infinity, a size that is not a multiple of 8, or more work than `WORK_LIMIT`.
     """
 
-    roles: ClassVar[Mapping[str, str]] = {"model": "model", "vae": "vae", "depth": "depth"}
+    roles: ClassVar[Mapping[str, str]] = {
+        "model": "model",
+        "vae": "vae",
+        "depth": "depth",
+        "clip": "clip",
+    }
 
     prompt: Prompt
     negative_prompt: Prompt = ""
@@ -226,6 +239,9 @@ class Request(Settings):
     refiner: Refiner | None = None
     controls: Annotated[tuple[Control, ...], Field(max_length=8)] = ()
     image_prompts: Annotated[tuple[ImagePrompt, ...], Field(max_length=8)] = ()
+    clip: FileName | None = None  # that sees for masks, guidance and judgement
+    clip_guidance: ClipGuidance | None = None
+    best_of: Annotated[int, Field(ge=1, le=64), NUMBER] = 1  # draw so many, keep the best by CLIP
 
     hires: Hires | None = None
     tiles: Tiles | None = None
@@ -275,7 +291,10 @@ class Request(Settings):
             )
         for name in ("seed", "subseed"):
             seed = getattr(self, name)
-            if seed is not None and seed + self.count + max(self.ensd, 0) > SEED_LIMIT:
+            if (
+                seed is not None
+                and seed + self.count * self.best_of + max(self.ensd, 0) > SEED_LIMIT
+            ):
                 raise PydanticCustomError(
                     "sentence",
                     "{name} + count + ensd must stay below 2**64; "
@@ -377,13 +396,15 @@ class Request(Settings):
     def single(self, index: int) -> Self:
         """The request that draws picture `index` of this resolved one alone.
 
-        Picture k uses seed + k; with a variation strength the seed stays and subseed + k is used,
-        so that a batch shows variations of one picture (A1111's rule).
+        Picture k uses seed + k, or seed + k n for the best of n; with a variation strength the seed
+        stays and subseed + k is used, so that a batch shows variations of one picture (A1111's
+        rule).
         Raises RequestError if the seed is still random.
         """
         if self.seed is None or self.seed < 0:
             raise RequestError("the seed is random; resolve the request before taking one picture.")
         assert 0 <= index < self.count, (index, self.count)
+        step = index * self.best_of
         if self.subseed is None or not self.subseed_strength:
-            return self.replace(seed=self.seed + index, count=1, batch=1)
-        return self.replace(subseed=self.subseed + index, count=1, batch=1)
+            return self.replace(seed=self.seed + step, count=1, batch=1)
+        return self.replace(subseed=self.subseed + step, count=1, batch=1)

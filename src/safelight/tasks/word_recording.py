@@ -117,6 +117,10 @@ def refuse_parts(request: Request) -> None:
     """
     if not request.needs_model:
         raise RequestError("word maps are of what is drawn, and nothing is; leave them out.")
+    if request.best_of > 1:
+        raise RequestError(
+            "word maps are of one drawing; draw the best first, then map it: --like PICTURE."
+        )
     for name in ("extend", "tiles", "regions"):
         if getattr(request, name):
             raise RequestError(

@@ -4,6 +4,7 @@ H W: of the picture that is given back; h w: of what is drawn, the request's siz
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,12 +26,14 @@ from safelight.canvas.paste import pasted
 from safelight.canvas.region import Region, only_masked, whole
 from safelight.canvas.resize import mask_resized_by, resized, resized_by
 from safelight.canvas.seam import Seam, seam
+from safelight.clip.heat_map import THRESHOLD, text_mask
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.edits import Mask as MaskSettings
 from safelight.tasks.enlarging import brought_to
-from safelight.tasks.recipe import Figure
+from safelight.tasks.recipe import Figure, UsedFile
 from safelight.tasks.request import Request
+from safelight.tasks.seeing import clip_files, clip_of
 from safelight.tasks.supplies import Supplies
 from safelight.tasks.windows import wrap_of
 
@@ -57,6 +60,7 @@ class Work:
     mask: Mask | None = None
     factor: int = 8  # pixels in a latent's width
     notes: tuple[str, ...] = ()
+    files: tuple[UsedFile, ...] = ()  # of weights that made the mask
 
 
 def working_size_of(request: Request, model: Model, supplies: Supplies) -> tuple[int, int]:
@@ -123,7 +127,10 @@ def work_of(request: Request, model: Model, supplies: Supplies) -> Work:
             wrap=wrap_of(request),
         )
         return Work(pixels, pixels, pixels, whole(size), notes=tuple(notes))
-    frame, mask = opened.pixels, mask_of(request, request.mask, supplies)
+    frame = opened.pixels
+    found = mask_of(request, request.mask, model, supplies)
+    mask = found.mask
+    notes += found.notes
     if source.resize in ("crop", "fill"):
         frame = resized_by(source.resize, frame, size)
         mask = mask_resized_by(source.resize, mask, size)
@@ -131,7 +138,8 @@ def work_of(request: Request, model: Model, supplies: Supplies) -> Work:
         notes.append("the mask is empty: nothing is painted.")
     elif mask.all() and mask.min() == 1:
         notes.append("the mask covers the whole picture: all of it is painted.")
-    return masked(frame, mask, request.mask, size, model.codec.factor, tuple(notes))
+    work = masked(frame, mask, request.mask, size, model.codec.factor, tuple(notes))
+    return replace(work, files=found.files)
 
 
 def masked(
@@ -167,10 +175,19 @@ def masked(
     )
 
 
-def mask_of(request: Request, wanted: MaskSettings, supplies: Supplies) -> Mask:
+class FoundMask(NamedTuple):
+    """A mask (H, W) at the size of its picture, what to say of it, and what was looked with."""
+
+    mask: Mask
+    notes: tuple[str, ...] = ()
+    files: tuple[UsedFile, ...] = ()
+
+
+def mask_of(request: Request, wanted: MaskSettings, model: Model, supplies: Supplies) -> FoundMask:
     """The mask that a request asks for, at the size of its picture, grown and inverted.
 
-    Raises RequestError for a mask of another size than the picture's.
+    Raises RequestError for a mask of another size than the picture's, or a text that names nothing
+    in it.
     """
     assert request.source is not None
     opened = supplies.picture(request.source.picture)
@@ -182,16 +199,21 @@ def mask_of(request: Request, wanted: MaskSettings, supplies: Supplies) -> Mask:
                 f"pixels and {request.source.picture} {opened.pixels.shape[1]} x "
                 f"{opened.pixels.shape[0]}; draw it on that picture."
             )
-        mask = read_mask(given.pixels, given.alpha, wanted.reading)
+        found = FoundMask(read_mask(given.pixels, given.alpha, wanted.reading))
+    elif wanted.text is not None:
+        pair = clip_of(request, model, supplies, "a mask by text")
+        seen = text_mask(pair, opened.pixels, wanted.text, threshold=wanted.threshold or THRESHOLD)
+        found = FoundMask(seen.mask, (*pair.notes, *seen.warnings), clip_files(pair))
     else:
         if opened.alpha is None:
             raise RequestError(
                 f"{request.source.picture} has no transparency to be its mask; give the mask as a "
                 "picture."
             )
-        mask = by_transparency(opened.pixels, opened.alpha)
-    mask = inverted(mask) if wanted.invert else mask
-    return grown(mask, wanted.grow) if wanted.grow >= 0 else shrunk(mask, -wanted.grow)
+        found = FoundMask(by_transparency(opened.pixels, opened.alpha))
+    mask = inverted(found.mask) if wanted.invert else found.mask
+    mask = grown(mask, wanted.grow) if wanted.grow >= 0 else shrunk(mask, -wanted.grow)
+    return found._replace(mask=mask)
 
 
 def soft_edged(mask: Mask, wanted: MaskSettings) -> Mask:

@@ -83,11 +83,11 @@ def clip_guided(
         within = (low < sigma) & (sigma <= high)
         if not within.any():
             return denoise(x, sigma)
-        level = sigma.to(torch.float64).to(x.device).expand(x.shape[0])[:, None, None, None]
-        spread = (level.square() / (1 + level.square())).float()
+        square = sigma.to(torch.float64).square().expand(len(x))[:, None, None, None]
+        variance, spread = (v.float().to(x.device) for v in (square, square / (1 + square)))
         if gradient == "through":
             denoised, slope, pulled = _through(denoise, score, x, sigma, cost)
-            change = _bounded(level.square() * pulled, spread * slope)
+            change = _bounded(variance * pulled, spread * slope)
         else:
             with torch.no_grad():
                 denoised = denoise(x, sigma)
