@@ -36,7 +36,7 @@ def write_results(folder: Path, *, seed: int = 0) -> Path:
     save(model, folder / "diffusion" / "model")
     (tower,) = model.text.encoders
     words = model.family.text.vocabulary
-    write_clip(folder / "clip" / "model", tower, vision_of(), words, torch.float32)
+    write_clip(folder / "clip" / "model", tower, vision_of(), words, torch.float32, logit_scale=3.5)
     labels = Labels(tuple(THINGS), tuple(STYLES))
     config = EvaluatorConfig(len(labels.concepts), len(labels.styles), (8, 8), (1, 1), 16, 4)
     torch.manual_seed(seed)

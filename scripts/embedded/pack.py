@@ -12,6 +12,7 @@ weight, and drawn with, before it takes the place of what is there.
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -73,6 +74,7 @@ def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
         vision = load_clip_vision(source.clip, dtype=torch.float32)
         check_towers(model, source.clip)
         save(model, folder, dtype=torch.float16, max_file_bytes=SHARD, image_encoder=vision)
+        tell_scale(source.clip, folder)
         judge = load_evaluator(source.evaluator)
         write_evaluator(folder / "evaluator", judge.evaluator, judge.labels, dtype=torch.float16)
         write_text(folder / SUMS, sums(folder))
@@ -87,6 +89,15 @@ def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
             os.replace(target, Path(place) / "old")
         os.replace(folder, target)
     return [target / path for path in fresh]
+
+
+def tell_scale(clip: Path, folder: Path) -> None:
+    """Write the CLIP's own logit scale beside its vision tower: its weights do not hold it."""
+    ours, theirs = (place / "image_encoder" / "config.json" for place in (folder, clip))
+    scale = json.loads(theirs.read_text()).get("logit_scale")
+    if scale is not None:
+        config = {**json.loads(ours.read_text()), "logit_scale": scale}
+        write_text(ours, json.dumps(config, indent=2) + "\n")
 
 
 def check_towers(model: Model, clip: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from embedded_tiny import script, write_results
 from own_model import model_of, small_family
+from safelight.checkpoints.clip_pair import load_clip_pair
 from safelight.checkpoints.evaluator_folder import load_evaluator
 from safelight.checkpoints.load import load
 from safelight.checkpoints.vision_folder import load_clip_vision
@@ -54,6 +55,10 @@ def test_it_holds_every_part_in_sixteen_bits(packed: Path) -> None:
     for part in packed.glob("*/*.safetensors"):
         header = part.read_bytes()[:20_000]
         assert b'"F16"' in header and b'"F32"' not in header, part
+
+
+def test_the_clip_keeps_the_scale_that_it_learned(packed: Path) -> None:
+    assert load_clip_pair(packed).logit_scale == 3.5
 
 
 def test_the_same_sources_give_the_same_bytes(packed: Path, results: Path, tmp_path: Path) -> None:

@@ -414,3 +414,22 @@ def test_the_refiner_takes_over_where_diffusers_hands_over(tmp_path: Path) -> No
     assert distance(ours, theirs) <= TOLERANCE
     (picture,) = generate(model, wanted)
     assert "refiner" in {file.role for file in picture.recipe.files}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"extend": {"left": 8}, "mask": {"picture": "mask.png"}}, "drawing of its own"),
+        ({"extend": {"left": 8}, "source": {"loops": 2}}, "grows a picture once"),
+        ({"extend": {"left": 8}, "seamless": "x"}, "extend draws in parts"),
+        (
+            {"mask": {"picture": "mask.png", "area": "masked"}, "seamless": "x"},
+            "mask.area masked draws a part",
+        ),
+    ],
+)
+def test_settings_that_cannot_both_be_meant_are_refused(
+    settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        asked(**settings)

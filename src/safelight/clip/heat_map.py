@@ -1,10 +1,11 @@
 """Where in a picture is what a text names: a heat map, and a mask for painting there.
 
 The map is CLIP's relevance, looked at through windows of several sizes so that small things have
-patches of their own; windows that fit the text well count more. On composed scenes of two objects
-(a 128-pixel CLIP with 8 x 8 patches) this points into the right object's box in 97 of 100 cases;
-one look at the whole picture in 76, value-path features of the last block in 28 to 72, hiding one
-part after another in 82.
+patches of their own; windows that fit the text well count more; then it is brought to the edges of
+the picture. On composed scenes of two objects, with a CLIP of 8 x 8 patches, it points into the
+right object's box in 100 of 100 cases and its mask has an IoU of 0.78 with the object (four
+objects: 95, 0.69). There one look at the whole picture points right in 76, the features of the
+last block's values in 28 to 72, and hiding one part after another in 82.
 
 Shapes: H W pixels, P width of CLIP's space.
 """
@@ -47,8 +48,9 @@ class Heat(NamedTuple):
     """What was found.
 
     map: (H, W) float32 from 0 to 1, 1 where the text fits best. prominence: by how many deviations
-    the text's best cosine exceeds the best cosines of everyday words in the same windows; above 1
-    for 95 of 100 things that are in a composed scene and 10 of 100 that are not.
+    the text's best cosine exceeds the best cosines of everyday words in the same windows. On
+    composed scenes it is above 1 for 95 of 100 things that are there and 20 that are not, below 0
+    for none that are there and 57 that are not.
     """
 
     map: NDArray[np.float32]

@@ -27,6 +27,8 @@ class Asked(Protocol):
     def feather(self) -> int | None: ...
     @property
     def background(self) -> float: ...
+    @property
+    def seamless(self) -> str: ...
 
 
 DRAWN_WITH = ("mask", "extend", "tiles", "regions", "controls", "image_prompts", "refiner")
@@ -42,6 +44,13 @@ def clashes(asked: Asked) -> Iterator[str]:
         )
     if source is not None:
         yield from _of_source(asked, source)
+    if asked.extend is not None:
+        yield from _of_extend(asked)
+    if asked.seamless != "none" and mask is not None and mask.area == "masked":
+        yield (
+            "seamless joins the ends of what is drawn, and mask.area masked draws a part; take "
+            "mask.area whole, or leave seamless out."
+        )
     if asked.regions and mask is not None and mask.area == "masked":
         yield "regions lie in the whole picture; take mask.area whole, or leave the regions out."
     if asked.regions and asked.extend is not None:
@@ -49,6 +58,18 @@ def clashes(asked: Asked) -> Iterator[str]:
     if not asked.regions and (asked.feather is not None or asked.background):
         name = "feather" if asked.feather is not None else "background"
         yield f"{name} does nothing without regions; give a region, or leave it out."
+
+
+def _of_extend(asked: Asked) -> Iterator[str]:
+    if asked.mask is not None:
+        yield "extend paints the borders; paint a mask in a drawing of its own."
+    if asked.source is not None and asked.source.loops > 1:
+        yield "extend grows a picture once; loops are for drawings of one size."
+    if asked.seamless != "none":
+        yield (
+            "seamless joins the ends of what is drawn, and extend draws in parts; leave one of "
+            "them out."
+        )
 
 
 def _of_source(asked: Asked, source: Source) -> Iterator[str]:

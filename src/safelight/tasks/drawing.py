@@ -12,7 +12,7 @@ from safelight.tasks.aids import Aids
 from safelight.tasks.editing import Edited, edited_once
 from safelight.tasks.enlarging import used_upscalers
 from safelight.tasks.equipping import equipped
-from safelight.tasks.extending import Canvas, check_extension, turns, window_size
+from safelight.tasks.extending import Canvas, turns, window_size
 from safelight.tasks.named_files import named_files
 from safelight.tasks.painting import Pass, Tally, decoded, painted
 from safelight.tasks.picture import to_uint8
@@ -120,7 +120,6 @@ def _grown(
     model: Model, batch: Sequence[Request], supplies: Supplies, sentinel: Sentinel, tally: Tally
 ) -> Drawn:
     (request,) = batch
-    check_extension(request)
     canvas = Canvas(request, model, supplies)
     tally.passes = len(canvas.windows)
     notes: list[str] = [*canvas.notes]

@@ -218,7 +218,7 @@ class ClipGuidance(Settings):
     """
 
     place = "clip_guidance."
-    scale: Annotated[float, Field(ge=-1000, le=1000), NUMBER] = 1.0
+    scale: Annotated[float, Field(ge=-1000, le=1000), NUMBER] = 4.0
     gradient: Literal["through", "estimate"] = "through"
     text: Prompt | None = None
     cut_outs: Annotated[int, Field(ge=1, le=64), NUMBER] = 8

@@ -13,7 +13,6 @@ from safelight.canvas.extension import Extension, Placement, on_canvas, overlapp
 from safelight.canvas.masks import hardened
 from safelight.canvas.seam import seam
 from safelight.canvas.windows import Window, windows
-from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.recipe import Figure
 from safelight.tasks.request import Request
@@ -113,12 +112,3 @@ def settled_extension(request: Request) -> Request:
     if request.extend is None or source is None or "strength" in source.model_fields_set:
         return request
     return request.replace(source=source.replace(strength=1.0))
-
-
-def check_extension(request: Request) -> None:
-    """Raises RequestError for what does not go with a growing picture."""
-    if request.mask is not None:
-        raise RequestError("extend paints the borders; paint a mask in a drawing of its own.")
-    assert request.source is not None
-    if request.source.loops > 1:
-        raise RequestError("extend grows a picture once; loops are for drawings of one size.")

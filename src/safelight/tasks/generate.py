@@ -20,7 +20,7 @@ from safelight.tasks.recipe import Recipe, Result, Software, UsedFile, pixels_sh
 from safelight.tasks.request import Request
 from safelight.tasks.resizing import made_larger
 from safelight.tasks.second_pass import check_large
-from safelight.tasks.seeing import clip_of
+from safelight.tasks.seeing import clip_of, seen_with
 from safelight.tasks.software import software_on
 from safelight.tasks.supplies import Supplies
 
@@ -84,6 +84,8 @@ def _best(
     """
     pair = clip_of(request, model, supplies, "the best of several")
     single = request.replace(best_of=1, count=request.best_of)
+    if not seen_with(request):  # the CLIP chooses, and does not draw
+        single = single.replace(clip=None)
     candidates = [
         picture
         for batch in batches(settled(single, model, supplies))

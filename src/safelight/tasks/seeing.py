@@ -35,6 +35,12 @@ def clip_of(request: Request, model: Model, supplies: Supplies, what: str) -> Cl
     )
 
 
+def seen_with(request: Request) -> bool:
+    """Whether a CLIP decides what is drawn, and not only which picture is kept."""
+    masked = request.mask is not None and request.mask.text is not None
+    return masked or request.clip_guidance is not None
+
+
 def clip_files(pair: ClipPair) -> tuple[UsedFile, ...]:
     """The files of a CLIP that decided pixels, as a recipe remembers them."""
     return tuple(

@@ -76,10 +76,17 @@ def write_vq(path: Path, coder: VqAutoencoder, size: int, dtype: torch.dtype) ->
 
 
 def write_clip(
-    path: Path, text: ClipText, vision: ClipVision, vocabulary: Vocabulary, dtype: torch.dtype
+    path: Path,
+    text: ClipText,
+    vision: ClipVision,
+    vocabulary: Vocabulary,
+    dtype: torch.dtype,
+    *,
+    logit_scale: float,
 ) -> list[Path]:
     """Both towers and the tokenizer, in the folders that a model of Diffusers has them in.
 
+    logit_scale, the logarithm of the factor on cosines, stands in the vision tower's config.
     Raises as `write_codec`.
     """
     towers = {
@@ -92,7 +99,7 @@ def write_clip(
     }
     configs = {
         "text_encoder": clip_to_json(text.config),
-        "image_encoder": vision_to_json(vision.config),
+        "image_encoder": {**vision_to_json(vision.config), "logit_scale": logit_scale},
     }
     make_folder(path.parent)
     size = sum(entry.nbytes for tower in towers.values() for entry in tower)
