@@ -108,7 +108,14 @@ def test_labels_are_short_and_say_what_is_varied() -> None:
 def test_every_option_can_be_an_axis(name: str) -> None:
     setting = NAMES[name]
     values = {int: "1", float: "0.5", bool: "true", str: "text", list[str]: "mid"}
-    special = {"freeu": "1,1,1,1", "crop": "1,2"}
+    special = {
+        "freeu": "1,1,1,1",
+        "crop": "1,2",
+        "extend": "left=8",
+        "image-prompt": "adapter.safetensors,picture=a.png",
+        "region": "left: a cat",
+        "tile": "64x64",
+    }
     value = special.get(name) or ("8x8" if "size" in name or "from" in name else None)
     laid = axis(f'{name}="{value or values[setting.kind]}"')
     assert laid.applied({}, laid.values[0]) != {}

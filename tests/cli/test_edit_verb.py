@@ -93,9 +93,7 @@ def test_replay_finds_the_picture_by_its_pixels_and_says_what_else_it_found(
     assert ran.out.startswith("different: the file for source is another")
 
 
-def test_like_takes_the_picture_and_all_settings(
-    safelight: Cli, model: Path, photo: Path
-) -> None:
+def test_like_takes_the_picture_and_all_settings(safelight: Cli, model: Path, photo: Path) -> None:
     asked = ("edit", photo, "a cat", "-m", model, *STEPS, "--mask", "mask.png", "-o", "a.png")
     assert safelight(*asked).code == 0
     ran = safelight("edit", "--like", "a.png", "-m", model, "-o", "b.png")
@@ -140,9 +138,7 @@ def test_a_mask_without_a_picture_is_refused(safelight: Cli, model: Path, photo:
     assert "needs a picture to work on" in ran.error()
 
 
-def test_infotext_of_an_edited_picture_is_a1111s(
-    safelight: Cli, model: Path, photo: Path
-) -> None:
+def test_infotext_of_an_edited_picture_is_a1111s(safelight: Cli, model: Path, photo: Path) -> None:
     asked = ("edit", photo, "a cat", "-m", model, *STEPS, "--strength", "0.6", "-o", "a.png")
     assert safelight(*asked).code == 0
     with Image.open("a.png") as image:

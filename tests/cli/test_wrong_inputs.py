@@ -279,12 +279,12 @@ def test_what_nobody_thought_of_is_one_line_too(
 def test_too_little_memory_is_said_with_what_helps(
     safelight: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    from safelight.cli import drawing
+    from safelight.cli import word_maps
 
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(drawing, "generate", full)
+    monkeypatch.setattr(word_maps, "generate", full)
     ran = safelight("generate", "a", "-m", model, *SMALL)
     assert ran.code == 1
     assert ran.error() == "out of memory; try a smaller --size, --batch 1 or --dtype bf16"

@@ -257,8 +257,7 @@ class Request(Settings):
             if control.picture is None and self.source is None:
                 raise PydanticCustomError(
                     "sentence",
-                    "controls.{number} needs a picture to follow; give picture, or "
-                    "source.picture.",
+                    "controls.{number} needs a picture to follow; give picture, or source.picture.",
                     {"number": number},
                 )
         for name in ("mask", "extend"):

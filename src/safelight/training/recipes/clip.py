@@ -84,9 +84,7 @@ def clip_job(config: ClipRun, workshop: Workshop) -> Job:
         network.load_state_dict(weights[PLAYER], strict=True)
         dtype = DTYPES[config.export.dtype or "fp32"]
         scale = round(float(network.log_scale), 6)
-        return write_clip(
-            path, network.text, network.vision, vocabulary, dtype, logit_scale=scale
-        )
+        return write_clip(path, network.text, network.vision, vocabulary, dtype, logit_scale=scale)
 
     own = "" if vocabulary == CLIP_VOCABULARY else " of its own"
     return Job(
