@@ -113,6 +113,7 @@ def test_every_option_can_be_an_axis(name: str) -> None:
         "crop": "1,2",
         "extend": "left=8",
         "image-prompt": "adapter.safetensors,picture=a.png",
+        "reference": "photo.png,fidelity=0.8",
         "region": "left: a cat",
         "tile": "64x64",
     }

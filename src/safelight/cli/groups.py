@@ -17,6 +17,7 @@ CONTROL = (
     "resize",
 )
 IMAGE_PROMPT = ("picture", "vision", "mask", "scale", "start", "end")
+REFERENCE = ("fidelity", "weight", "start", "end", "resize")
 REGION = ("box", "mask", "negative_prompt", "weight")
 NAMED_BOXES = ("all", "left", "right", "top", "bottom", "middle")
 
@@ -56,6 +57,13 @@ def image_prompt(text: str) -> dict[str, object]:
     if not pictures:
         raise RequestError(f"--image-prompt needs a picture: {file},picture=photo.png")
     return {"adapter": file, "pictures": pictures, **group}
+
+
+def reference(text: str) -> dict[str, object]:
+    """A `references` group of a text such as photo.png,fidelity=0.8. Raises RequestError."""
+    file, values = _parted(text, "--reference", "photo.png,fidelity=0.8")
+    _known([name for name, _ in values], REFERENCE, "--reference")
+    return {"picture": file, **dict(values)}
 
 
 def region(text: str) -> dict[str, object]:

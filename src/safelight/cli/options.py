@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from safelight.cli.groups import control, image_prompt, region
+from safelight.cli.groups import control, image_prompt, reference, region
 from safelight.errors import RequestError
 
 Result = TypeVar("Result")
@@ -122,6 +122,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("refiner.model", ("--refiner",), str, "A model that takes over for the last steps.", MODEL),
     Setting("refiner.switch", ("--refiner-switch",), float, "After this share of the noise is gone [0.8].", MODEL),
     Setting("controls", ("--control",), list[str], "FILE,picture=...,preprocessor=...,scale=...: follow a map; repeatable.", CONTROL),
+    Setting("references", ("--reference",), list[str], "PICTURE,fidelity=0.5,...: self-attention looks at it, too (reference_only); repeatable.", CONTROL),
     Setting("image_prompts", ("--image-prompt",), list[str], "FILE,picture=...,scale=...: an IP-Adapter and its pictures; repeatable.", CONTROL),
     Setting("clip", ("--clip",), str, "The CLIP that sees for --mask-text, --clip-guidance and --best-of [the model's own, else the embedded one].", CONTROL),
     Setting("clip_guidance.scale", ("--clip-guidance",), float, "Climb a CLIP's similarity to the prompt with this weight; switches it on [4].", GUIDANCE),
@@ -216,6 +217,7 @@ SIDES = ("left", "right", "top", "bottom")
 GROUPS: Mapping[str, Callable[[str], dict[str, object]]] = {
     "controls": control,
     "image_prompts": image_prompt,
+    "references": reference,
     "regions": region,
 }
 
@@ -295,7 +297,7 @@ def request_mapping(settings: Mapping[str, object]) -> dict[str, object]:
                 left, top = _numbers(str(value), "--crop", 2)
                 _put(mapping, ["sizes", "crop_left"], int(left))
                 _put(mapping, ["sizes", "crop_top"], int(top))
-            case "controls" | "image_prompts" | "regions":
+            case "controls" | "image_prompts" | "references" | "regions":
                 assert isinstance(value, list)
                 mapping[name] = [GROUPS[name](text) for text in value]
             case "tiles__size":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from safelight.adapters.image_prompts import ImagePromptAdapter, attached
 from safelight.clip.pair import ClipPair
-from safelight.condition import Condition, Control, ImagePrompt
+from safelight.condition import Condition, Control, ImagePrompt, ReferencePicture
 from safelight.model import Model
 from safelight.models.control_networks import ControlNetwork
 from safelight.models.unet import UNet
@@ -34,7 +34,7 @@ class ClipAid:
 class Aids:
     """What a condition is told besides its text, and who takes over below which noise level.
 
-    controls, images: for the positive conditions; negative_controls, negative_images: for the
+    controls, images, references: for the positive conditions; those called negative: for the
         negative one. networks: the control networks by the names that controls call, whose files
         are called as `labels` says; adapters: the IP-Adapters by theirs.
     """
@@ -43,6 +43,8 @@ class Aids:
     negative_controls: tuple[Control, ...] = ()
     images: tuple[ImagePrompt, ...] = ()
     negative_images: tuple[ImagePrompt, ...] = ()
+    references: tuple[ReferencePicture, ...] = ()
+    negative_references: tuple[ReferencePicture, ...] = ()
     networks: Mapping[str, ControlNetwork] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     adapters: tuple[tuple[str, ImagePromptAdapter], ...] = ()
@@ -59,6 +61,7 @@ class Aids:
             condition,
             controls=self.negative_controls if negative else self.controls,
             image_prompts=self.negative_images if negative else self.images,
+            references=self.negative_references if negative else self.references,
         )
 
     @contextmanager

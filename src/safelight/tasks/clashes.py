@@ -6,8 +6,8 @@ Importing this module does not import torch.
 from collections.abc import Iterator
 from typing import Protocol
 
-from safelight.tasks.edits import Extend, Mask, Source
-from safelight.tasks.large import Hires, Region
+from safelight.tasks.edits import Extend, Mask, Reference, Source
+from safelight.tasks.large import Hires, Region, Tiles
 
 
 class Asked(Protocol):
@@ -29,9 +29,22 @@ class Asked(Protocol):
     def background(self) -> float: ...
     @property
     def seamless(self) -> str: ...
+    @property
+    def references(self) -> tuple[Reference, ...]: ...
+    @property
+    def tiles(self) -> Tiles | None: ...
 
 
-DRAWN_WITH = ("mask", "extend", "tiles", "regions", "controls", "image_prompts", "refiner")
+DRAWN_WITH = (
+    "mask",
+    "extend",
+    "tiles",
+    "regions",
+    "controls",
+    "image_prompts",
+    "references",
+    "refiner",
+)
 
 
 def clashes(asked: Asked) -> Iterator[str]:
@@ -46,6 +59,11 @@ def clashes(asked: Asked) -> Iterator[str]:
         yield from _of_source(asked, source)
     if asked.extend is not None:
         yield from _of_extend(asked)
+    if asked.references and asked.tiles is not None:
+        yield (
+            "references are seen by a drawing as a whole, and tiles draw it in windows; leave one "
+            "of them out."
+        )
     if asked.seamless != "none" and mask is not None and mask.area == "masked":
         yield (
             "seamless joins the ends of what is drawn, and mask.area masked draws a part; take "

@@ -208,6 +208,23 @@ class ImagePrompt(Settings):
     end: Fraction = 1.0
 
 
+class Reference(Settings):
+    """A picture that self-attention looks at as well (A1111's reference_only); needs no weights.
+
+    fidelity: how much more the prompt's side looks at it than the negative's, 0 to 1. weight: in
+        which share of the self-attentions, the widest first.
+    """
+
+    place = "references."
+    roles: ClassVar[Mapping[str, str]] = {"picture": "reference"}
+    picture: FileName
+    fidelity: Fraction = 0.5
+    weight: Fraction = 1.0
+    start: Fraction = 0.0
+    end: Fraction = 1.0
+    resize: Literal["just", "crop", "fill"] = "just"
+
+
 class ClipGuidance(Settings):
     """The gradient of a CLIP's similarity, besides the model's own guidance.
 

@@ -1,27 +1,31 @@
 """A request's further networks, opened and checked against its model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from safelight.adapters.image_prompts import ImagePromptAdapter, place_mask, prompt_pair, tokens
 from safelight.canvas.masks import read_mask
-from safelight.canvas.resize import mask_resized_by
+from safelight.canvas.resize import mask_resized_by, resized_by
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.image_prompt_file import load_image_prompt
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
 from safelight.clip.score import wanted as direction
 from safelight.clip.words import plain_words
-from safelight.condition import ImagePrompt
+from safelight.condition import ImagePrompt, ReferencePicture
 from safelight.diffusion.samplers import resolve_sampler
+from safelight.engines.sentinel import watch
 from safelight.errors import RequestError
 from safelight.model import FileRecord, Model
 from safelight.models.control_modes import sigma_range
 from safelight.tasks.aids import Aids, ClipAid
 from safelight.tasks.controlling import controlled
 from safelight.tasks.edits import ImagePrompt as WantedPrompt
+from safelight.tasks.edits import Reference
+from safelight.tasks.painting import as_images, encoded
 from safelight.tasks.plan import levels
 from safelight.tasks.recipe import UsedFile
 from safelight.tasks.regional import places_of
@@ -41,7 +45,13 @@ def equipped(
     not go with the model.
     """
     places = places_of(request, model, supplies)
-    helped = (request.controls, request.image_prompts, request.refiner, request.clip_guidance)
+    helped = (
+        request.controls,
+        request.image_prompts,
+        request.references,
+        request.refiner,
+        request.clip_guidance,
+    )
     if not any(helped):
         return Aids(places=places)
     _, sigmas = levels(model, request, resolve_sampler(request.sampler), stage)
@@ -53,6 +63,7 @@ def equipped(
         prompted(request, asked, f"image_{k}", model, sigmas, supplies)
         for k, asked in enumerate(request.image_prompts)
     ]
+    references = [referred(request, asked, model, sigmas, supplies) for asked in request.references]
     clip = clip_aid(request, model, sigmas, supplies)
     refiner = refiner_of(request, model, supplies)
     files = [file for c in controls for file in used_files("control", c.loaded.files)]
@@ -66,6 +77,8 @@ def equipped(
         negative_controls=tuple(c.control for c in controls if c.on_negative),
         images=tuple(p.positive for p in prompts),
         negative_images=tuple(p.negative for p in prompts),
+        references=tuple(one for one, _ in references),
+        negative_references=tuple(one for _, one in references),
         networks={c.name: c.loaded.network for c in controls},
         adapters=tuple((p.name, p.adapter) for p in prompts),
         labels={c.name: c.loaded.name for c in controls},
@@ -81,6 +94,28 @@ def equipped(
             *(() if clip is None else clip.pair.notes),
         ),
     )
+
+
+def referred(
+    request: Request, asked: Reference, model: Model, sigmas: Tensor, supplies: Supplies
+) -> tuple[ReferencePicture, ReferencePicture]:
+    """A reference for the positive and for the negative condition.
+
+    Its noise is the same for every picture and at every level: a drawing depends on its own seed
+    alone. Raises FileError for a picture that cannot be used.
+    """
+    assert request.width is not None and request.height is not None
+    opened = supplies.picture(asked.picture, "reference").pixels
+    pixels = resized_by(asked.resize, opened, (request.width, request.height))
+    with watch() as sentinel:
+        images = as_images([torch.from_numpy(pixels)])
+        latents = encoded(model, images, request, sentinel)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    high, low = sigma_range(sigmas.tolist(), asked.start, asked.end)
+    positive = ReferencePicture(latents, noise, latents.new_ones(1), asked.weight, high, low)
+    share = latents.new_full((1,), 1 - asked.fidelity)
+    return positive, replace(positive, share=share)
 
 
 def clip_aid(request: Request, model: Model, sigmas: Tensor, supplies: Supplies) -> ClipAid | None:

@@ -15,6 +15,7 @@ PICTURES = frozenset(
         "control picture",
         "image prompt",
         "image prompt mask",
+        "reference",
         "region mask",
     }
 )

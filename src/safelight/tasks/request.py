@@ -21,6 +21,7 @@ from safelight.tasks.edits import (
     Extend,
     ImagePrompt,
     Mask,
+    Reference,
     Refiner,
     Source,
 )
@@ -239,6 +240,7 @@ class Request(Settings):
     refiner: Refiner | None = None
     controls: Annotated[tuple[Control, ...], Field(max_length=8)] = ()
     image_prompts: Annotated[tuple[ImagePrompt, ...], Field(max_length=8)] = ()
+    references: Annotated[tuple[Reference, ...], Field(max_length=4)] = ()
     clip: FileName | None = None  # that sees for masks, guidance and judgement
     clip_guidance: ClipGuidance | None = None
     best_of: Annotated[int, Field(ge=1, le=64), NUMBER] = 1  # draw so many, keep the best by CLIP
