@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from safelight.cli.destination import Destination, prepared
+from safelight.cli.destination import Destination, destination, prepared
 from safelight.cli.display import Display
 from safelight.cli.telling import Told
 from safelight.cli.word_maps import NO_MAPS, SavedSheet, WantedMaps, save_sheets
@@ -71,6 +72,31 @@ def draw(
                     report(picture, path, told, as_json=as_json, sheets=sheets)
                 saved.append(path)
     return saved
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where pictures go, in which form, and what is saved and said beside them."""
+
+    out: Path
+    format: str | None = None
+    quality: int | None = None
+    metadata: bool = True
+    save_steps: bool = False
+    as_json: bool = False
+    maps: WantedMaps = NO_MAPS
+
+
+def draw_as(requests: Sequence[Request], how: Saving) -> list[Path]:
+    """Draw and save all pictures where and as `how` says; see `draw`."""
+    target = destination(
+        how.out,
+        format=how.format,
+        quality=how.quality,
+        metadata=how.metadata,
+        pictures=sum(request.count for request in requests),
+    )
+    return draw(requests, target, save_steps=how.save_steps, as_json=how.as_json, maps=how.maps)
 
 
 def apart(request: Request, model: Model, supplies: Supplies | None = None) -> list[str]:

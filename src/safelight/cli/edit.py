@@ -5,19 +5,22 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.generate import OUT
-from safelight.cli.options import (
+from safelight.cli.options import request_mapping, takes_settings
+from safelight.cli.shared_options import (
+    OUT,
     AsJson,
     Dynamic,
+    Format,
     Like,
     Metadata,
+    Out,
+    Quality,
+    SaveSteps,
     StyleNames,
     Styles,
     WildcardFolder,
     WordMaps,
     Words,
-    request_mapping,
-    takes_settings,
 )
 
 
@@ -29,19 +32,11 @@ def edit(
     prompt: Annotated[
         str | None, typer.Argument(help="What to draw; '' draws without a text.")
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A folder, or the file of a single picture.")
-    ] = OUT,
-    format: Annotated[
-        str | None, typer.Option("--format", help="png, jpg or webp, in a folder [png].")
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option("--quality", help="1 to 100, for JPEG [95] and WebP [lossless].")
-    ] = None,
+    out: Out = OUT,
+    format: Format = None,
+    quality: Quality = None,
     metadata: Metadata = True,
-    save_steps: Annotated[
-        bool, typer.Option("--save-steps", help="Also save the estimate after every step.")
-    ] = False,
+    save_steps: SaveSteps = False,
     word_maps: WordMaps = False,
     words: Words = None,
     json: AsJson = False,
@@ -57,8 +52,7 @@ def edit(
     Pixels outside the mask stay as they are, to the last bit. Results go to the folder out/ and
     carry their recipe: `safelight replay` draws them again beside the same picture.
     """
-    from safelight.cli.destination import destination
-    from safelight.cli.drawing import draw
+    from safelight.cli.drawing import Saving, draw_as
     from safelight.cli.wishes import Wishes, requests_of
     from safelight.cli.word_maps import wanted_maps
     from safelight.errors import RequestError
@@ -79,13 +73,5 @@ def edit(
         wildcards=wildcards,
         dynamic=dynamic,
     )
-    requests = requests_of(wishes)
-    target = destination(
-        out,
-        format=format,
-        quality=quality,
-        metadata=metadata,
-        pictures=sum(request.count for request in requests),
-    )
     maps = wanted_maps(word_maps, words)
-    draw(requests, target, save_steps=save_steps, as_json=json, maps=maps)
+    draw_as(requests_of(wishes), Saving(out, format, quality, metadata, save_steps, json, maps))

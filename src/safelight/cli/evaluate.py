@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.options import AsJson
+from safelight.cli.shared_options import (
+    AsJson,
+)
 
 SPLITS = "seen,heldout_combo,heldout_background,heldout_pairs,heldout_recolour,heldout_count"
 QUESTIONS = "What is asked"

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.options import (
+from safelight.cli.options import request_mapping, takes_settings
+from safelight.cli.shared_options import (
     AsJson,
     Dynamic,
     Like,
@@ -13,8 +14,6 @@ from safelight.cli.options import (
     StyleNames,
     Styles,
     WildcardFolder,
-    request_mapping,
-    takes_settings,
 )
 
 OUT = Path("out")

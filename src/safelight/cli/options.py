@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -13,36 +12,6 @@ from safelight.cli.groups import control, image_prompt, reference, region
 from safelight.errors import RequestError
 
 Result = TypeVar("Result")
-
-# Options that several verbs have besides the settings of a drawing
-Like = Annotated[
-    Path | None, typer.Option("--like", help="Start from the settings that a picture carries.")
-]
-Metadata = Annotated[
-    bool, typer.Option("--metadata/--no-metadata", help="Store the recipe in the file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a picture.")]
-StyleNames = Annotated[
-    list[str] | None, typer.Option("--style", help="A style by name; see --styles. Repeatable.")
-]
-Styles = Annotated[
-    Path | None,
-    typer.Option("--styles", help="The table of styles, as A1111 has it [styles.csv]."),
-]
-WildcardFolder = Annotated[
-    Path | None, typer.Option("--wildcards", help="Folder of the lists that __name__ picks from.")
-]
-Dynamic = Annotated[
-    bool, typer.Option("--dynamic/--no-dynamic", help="Read {a|b} and __name__ as choices.")
-]
-WordMaps = Annotated[
-    bool,
-    typer.Option("--word-maps", help="Also save where each word acted, as NAME-words.png."),
-]
-Words = Annotated[
-    str | None,
-    typer.Option("--words", help="Word maps of these alone: 'red apple,table'."),
-]
 
 PROMPT = "The words"
 DRAWING = "The drawing"

@@ -4,7 +4,12 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.options import Dynamic, StyleNames, Styles, WildcardFolder
+from safelight.cli.shared_options import (
+    Dynamic,
+    StyleNames,
+    Styles,
+    WildcardFolder,
+)
 
 
 def prompt(

@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
-from safelight.cli.generate import OUT
-from safelight.cli.options import AsJson, Metadata, request_mapping, takes_settings
+from safelight.cli.options import request_mapping, takes_settings
+from safelight.cli.shared_options import (
+    OUT,
+    AsJson,
+    Format,
+    Metadata,
+    Out,
+    Quality,
+)
 
 
 @takes_settings
@@ -21,15 +28,9 @@ def upscale(
         str | None,
         typer.Option("--with", help="Lanczos, Nearest, or the file of an ESRGAN-like network."),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="A folder, or the file of the picture.")
-    ] = OUT,
-    format: Annotated[
-        str | None, typer.Option("--format", help="png, jpg or webp, in a folder [png].")
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option("--quality", help="1 to 100, for JPEG [95] and WebP [lossless].")
-    ] = None,
+    out: Out = OUT,
+    format: Format = None,
+    quality: Quality = None,
     metadata: Metadata = True,
     json: AsJson = False,
     **settings: object,
@@ -41,12 +42,8 @@ def upscale(
     draw over what was made larger: safelight edit photo.png "..." --scale 2 --upscaler FILE --tile
     512.
     """
-    from safelight.cli.destination import destination
-    from safelight.cli.drawing import draw
+    from safelight.cli.drawing import Saving, draw_as
     from safelight.cli.upscaling import request_of
 
     request = request_of(picture, prompt, by, request_mapping(settings))
-    target = destination(
-        out, format=format, quality=quality, metadata=metadata, pictures=request.count
-    )
-    draw([request], target, save_steps=False, as_json=json)
+    draw_as([request], Saving(out, format, quality, metadata, as_json=json))

@@ -83,7 +83,7 @@ def clip_job(config: ClipRun, workshop: Workshop) -> Job:
     def write(weights: Weights, path: Path) -> list[Path]:
         network.load_state_dict(weights[PLAYER], strict=True)
         dtype = DTYPES[config.export.dtype or "fp32"]
-        scale = round(float(network.log_scale), 6)
+        scale = round(network.log_scale.item(), 6)
         return write_clip(path, network.text, network.vision, vocabulary, dtype, logit_scale=scale)
 
     own = "" if vocabulary == CLIP_VOCABULARY else " of its own"
