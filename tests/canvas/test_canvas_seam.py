@@ -13,14 +13,30 @@ from safelight.canvas.seam import Seam, seam
 from safelight.errors import RequestError
 
 
+def test_hardly_a_seam_is_seen_where_nothing_was_painted() -> None:
+    """A mask may follow a thing's outline by chance: of 200 masks at most two give an alarm."""
+    alarms, ratios = [], []
+    for number in range(100):
+        pixels = landscape(seed=number)
+        hard = blob(96, 80, 7 * number + 1, 0.03 + 0.57 * number / 99)
+        for mask in (hard, blurred(hard, 3.0)):
+            found = seam(pixels, mask)
+            ratios.append(found.ratio)
+            if found.words != "no seam":
+                alarms.append((number, found))
+    assert len(alarms) <= 2, alarms
+    assert 0.85 < np.median(ratios) < 1.15
+    assert np.quantile(ratios, 0.95) < 1.6
+
+
 @settings(max_examples=60, deadline=None)
 @given(scene=st.integers(0, 200), shape=st.integers(0, 2**32), share=st.floats(0.03, 0.6))
-def test_there_is_no_seam_where_nothing_was_painted(scene: int, shape: int, share: float) -> None:
+def test_what_was_there_before_is_never_a_seam(scene: int, shape: int, share: float) -> None:
     pixels = landscape(seed=scene)
     for mask in (blob(96, 80, shape, share), blurred(blob(96, 80, shape, share), 3.0)):
-        found = seam(pixels, mask)
-        assert found.words == "no seam", found
-        assert 0.5 < found.ratio < 1.8, found
+        found = seam(pixels, mask, pixels)
+        assert found.words in ("no seam", "no border"), found
+        assert found.ratio <= 1 + 1e-6, found
 
 
 def test_the_ratio_of_unpainted_pictures_is_about_one() -> None:

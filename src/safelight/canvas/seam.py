@@ -12,6 +12,7 @@ from safelight.canvas.region import Scalar, bounding_box
 
 BAND = 8  # pixels on both sides of the border whose gradients the jump is compared with
 FLOOR = 0.5  # of Lab: a smaller gradient is what rounding to 8 bits makes of a flat picture
+FEWEST = 8  # squares along a border from which a step between them tells something
 CORRELATED = 8  # neighbours along a border that are as good as one observation
 FAINT, PLAIN = 1.5, 2.5
 
@@ -69,7 +70,8 @@ def seam(pixels: Pixels, mask: Mask, original: Pixels | None = None) -> Seam:
     smaller = None if original is None else _reduced(original, scale)
     wider = _seam(_reduced(pixels, scale), _reduced(mask, scale), smaller, scale)
     # Few squares touch the border: their ratio is only worth telling if it is not chance
-    return wider if wider.pairs and wider.sure >= max(found.sure, FAINT) else found
+    shows = wider.pairs >= FEWEST and wider.sure >= max(found.sure, FAINT)
+    return wider if shows else found
 
 
 def _seam(pixels: Pixels, mask: Mask, original: Pixels | None, scale: int) -> Seam:
