@@ -10,7 +10,7 @@ def test_a_control_takes_its_settings_and_hands_the_rest_to_its_preprocessor() -
     assert control(
         "a/b,c.safetensors,picture=p.png,preprocessor=canny,low=50,x=true,scale=0.5"
     ) == {
-        "net": "a/b,c.safetensors",
+        "net": "b,c.safetensors",
         "picture": "p.png",
         "preprocessor": "canny",
         "scale": "0.5",
