@@ -7,9 +7,7 @@ from safelight.errors import RequestError
 
 
 def test_a_control_takes_its_settings_and_hands_the_rest_to_its_preprocessor() -> None:
-    assert control(
-        "a/b,c.safetensors,picture=p.png,preprocessor=canny,low=50,x=true,scale=0.5"
-    ) == {
+    assert control("b,c.safetensors,picture=p.png,preprocessor=canny,low=50,x=true,scale=0.5") == {
         "net": "b,c.safetensors",
         "picture": "p.png",
         "preprocessor": "canny",
