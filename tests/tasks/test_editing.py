@@ -433,3 +433,28 @@ def test_settings_that_cannot_both_be_meant_are_refused(
 ) -> None:
     with pytest.raises(RequestError, match=said):
         asked(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"depth": "photo.png"}, "the depth map does nothing"),
+        ({"image_cfg_scale": 2.0}, "InstructPix2Pix's alone"),
+        ({"noise_level": 7}, "the x4 upscaler's alone"),
+        ({"clip": "a clip"}, "nothing is seen with it"),
+        ({"source": {"last_strength": 0.2}}, "there is one"),
+        ({"mask": {"picture": "mask.png", "padding": 9}}, "belongs to mask.area masked"),
+        (
+            {"mask": {"picture": "mask.png"}, "source": {"resize": "latent"}},
+            "no say under a mask",
+        ),
+        ({"extend": {"left": 8}, "source": {"colour_correction": True}}, "where the picture grows"),
+    ],
+)
+def test_settings_without_a_say_are_said(
+    plain: tuple[object, Model], settings: dict[str, object], said: str
+) -> None:
+    picture = only(plain[1], asked(steps=1, **settings))
+    assert any(said in warning for warning in picture.warnings), picture.warnings
+    quiet_one = only(plain[1], asked(steps=1))
+    assert not any(said in warning for warning in quiet_one.warnings)

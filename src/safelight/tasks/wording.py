@@ -10,6 +10,7 @@ from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.sentinel import Sentinel
 from safelight.errors import RequestError
 from safelight.model import Model
+from safelight.tasks.idle import idle_settings
 from safelight.tasks.request import Guidance, Request, Sizes
 from safelight.tasks.steering import needs_negative
 from safelight.text.conditioner import ROWS
@@ -97,6 +98,7 @@ def unused(request: Request, model: Model, positive: Prompt, steps: int) -> Iter
             yield f"{method} has nothing to act on {where}: nothing is guided away from."
     yield from unused_sizes(request.sizes, model.family.text.vector)
     yield from unused_by_sampler(request, steps)
+    yield from idle_settings(request, model)
 
 
 def rules_of(guidance: Guidance) -> Iterator[str]:
