@@ -103,13 +103,13 @@ def _mirrored(pixels: Pixels, known: NDArray[np.bool_], near: Nearest) -> Pixels
     rows, columns = np.nonzero(~known)
     near_row, near_column = near.rows[rows, columns], near.columns[rows, columns]
     from_row, from_column = near_row.copy(), near_column.copy()
-    todo = np.arange(len(rows))
+    unfilled = np.arange(len(rows))
     for share in (1.0, 0.5, 0.25, 0.125):
-        row = _step(near_row[todo], rows[todo], share, box.top, box.bottom)
-        column = _step(near_column[todo], columns[todo], share, box.left, box.right)
+        row = _step(near_row[unfilled], rows[unfilled], share, box.top, box.bottom)
+        column = _step(near_column[unfilled], columns[unfilled], share, box.left, box.right)
         found = known[row, column]
-        from_row[todo[found]], from_column[todo[found]] = row[found], column[found]
-        todo = todo[~found]
+        from_row[unfilled[found]], from_column[unfilled[found]] = row[found], column[found]
+        unfilled = unfilled[~found]
     result = pixels.copy()
     result[rows, columns] = pixels[from_row, from_column]
     return result

@@ -59,16 +59,16 @@ def _lowest_parabola(gap: Integers, sources: Integers, width: int) -> Integers:
     last = np.zeros(height, np.int64)
     weight = gap + sources**2
     for new in range(1, count):
-        todo = line
+        unsettled = line
         crossing = np.empty(height, np.int64)
-        while len(todo):
-            old = hull[todo, last[todo]]
+        while len(unsettled):
+            old = hull[unsettled, last[unsettled]]
             # From the first whole x on which the new parabola is below the old one
-            apart = weight[todo, new] - weight[todo, old]
-            crossing[todo] = apart // (2 * (sources[new] - sources[old])) + 1
+            apart = weight[unsettled, new] - weight[unsettled, old]
+            crossing[unsettled] = apart // (2 * (sources[new] - sources[old])) + 1
             # The old one is never lowest: it leaves the envelope, and the one before is asked.
-            todo = todo[crossing[todo] <= start[todo, last[todo]]]
-            last[todo] -= 1
+            unsettled = unsettled[crossing[unsettled] <= start[unsettled, last[unsettled]]]
+            last[unsettled] -= 1
         # A parabola that would begin past the end is added all the same: it is never asked for.
         last += 1
         hull[line, last] = new

@@ -278,9 +278,12 @@ def controlnet_of(
     made = ControlNet(ControlNetConfig(unet.config, channels, widths))
     weight = unet.conv_in.weight
     made.to(device=weight.device)
-    shared = made.state_dict().keys() & unet.state_dict().keys()
+    theirs = unet.state_dict()
     made.load_state_dict(
-        {name: tensor for name, tensor in unet.state_dict().items() if name in shared}, strict=False
+        {
+            name: tensor if name.startswith("controlnet_") else theirs[name]
+            for name, tensor in made.state_dict().items()
+        }
     )
     zeroed = [*made.controlnet_down_blocks, made.controlnet_mid_block]
     for module in (*zeroed, made.controlnet_cond_embedding.conv_out):

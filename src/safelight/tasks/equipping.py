@@ -9,10 +9,12 @@ from torch import Tensor
 from safelight.adapters.image_prompts import ImagePromptAdapter, place_mask, prompt_pair, tokens
 from safelight.canvas.masks import read_mask
 from safelight.canvas.resize import mask_resized_by, resized_by
+from safelight.checkpoints.folders import find_weights
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.image_prompt_file import load_image_prompt
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
+from safelight.checkpoints.vision_folder import FOLDER, has_clip_vision
 from safelight.clip.score import wanted as direction
 from safelight.clip.words import plain_words
 from safelight.condition import ImagePrompt, ReferencePicture
@@ -179,19 +181,21 @@ def prompted(
     pair = prompt_pair(
         name, tokens(adapter, pictures), scale=wanted.scale, mask=mask, high=high, low=low
     )
+    own, tower = adapter.files
     used = [
         UsedFile(role=role, name=file.name, sha256=sha256(file), size=file.stat().st_size)
-        for role, place in zip(("image adapter", "image encoder"), adapter.files, strict=False)
-        for file in _weights(place)
+        for role, files in (("image adapter", [own]), ("image encoder", _weights(tower)))
+        for file in files
     ]
     return Prompted(name, adapter, pair.positive, pair.negative, tuple(used))
 
 
 def _weights(place: Path) -> list[Path]:
-    """A file of weights, or those of a folder."""
+    """The file of a vision tower, or those that were read of its folder."""
     if place.is_file():
         return [place]
-    return sorted(f for f in place.iterdir() if f.suffix in (".safetensors", ".bin"))
+    inner = place / FOLDER if has_clip_vision(place) else place
+    return find_weights(inner, "model")
 
 
 def refiner_of(request: Request, model: Model, supplies: Supplies) -> Model | None:

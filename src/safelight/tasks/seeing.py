@@ -45,8 +45,7 @@ def clip_files(pair: ClipPair) -> tuple[UsedFile, ...]:
     """The files of a CLIP that decided pixels, as a recipe remembers them."""
     return tuple(
         UsedFile(role="clip", name=file.name, sha256=sha256(file), size=file.stat().st_size)
-        for place in pair.files
-        for file in ([place] if place.is_file() else sorted(place.glob("*.safetensors")))
+        for file in pair.files
     )
 
 
