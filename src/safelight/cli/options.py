@@ -93,7 +93,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("controls", ("--control",), list[str], "FILE,picture=...,preprocessor=...,scale=...: follow a map; repeatable.", CONTROL),
     Setting("references", ("--reference",), list[str], "PICTURE,fidelity=0.5,...: self-attention looks at it, too (reference_only); repeatable.", CONTROL),
     Setting("image_prompts", ("--image-prompt",), list[str], "FILE,picture=...,scale=...: an IP-Adapter and its pictures; repeatable.", CONTROL),
-    Setting("clip", ("--clip",), str, "The CLIP that sees for --mask-text, --clip-guidance and --best-of [the model's own, else the embedded one].", CONTROL),
+    Setting("clip", ("--clip",), str, "The CLIP that sees for --mask-text, --clip-guidance and --best-of [the model's own].", CONTROL),
     Setting("clip_guidance.scale", ("--clip-guidance",), float, "Climb a CLIP's similarity to the prompt with this weight; switches it on [4].", GUIDANCE),
     Setting("clip_guidance.gradient", ("--clip-gradient",), str, "through the network (default), or at the estimate, which is cheaper.", GUIDANCE),
     Setting("clip_guidance.text", ("--clip-text",), str, "Climb towards these words instead.", GUIDANCE),
