@@ -18,7 +18,7 @@ MODEL = "The model"
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model to be judged [the one inside, if there is one].")
+        str | None, typer.Option("--model", "-m", help="The model to be judged.")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = Path(
         "report"
