@@ -12,7 +12,7 @@ import torch
 import scenes_tiny
 import training_runs as runs
 from safelight.checkpoints.evaluator_folder import load_evaluator
-from safelight.checkpoints.load import load
+from safelight.checkpoints.load import load, load_autoencoder
 from safelight.errors import FileError, RequestError
 from safelight.models.vector_quantiser import VqAutoencoder
 from safelight.training.clip.contrastive import UNSAID
@@ -385,6 +385,31 @@ def test_an_autoencoder_goes_on_from_a_checkpoint_at_its_scale(place: Path) -> N
     values["training"] |= {"steps": 2}
     (second,) = trained(values)
     assert (second / "config.json").read_text() == (first / "config.json").read_text()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_decoder_learns_alone(place: Path, precision: str) -> None:
+    values = runs.autoencoder()
+    values["training"] |= {"steps": 2}
+    (first,) = trained(values)
+    values = {**runs.autoencoder(), "folder": "next"}
+    values["autoencoder"] = {"checkpoint": str(first), "learns": "decoder"}
+    values["training"] |= {"steps": 2, "precision": precision}
+    (second,) = trained(values)
+    before, after = (
+        load_autoencoder(path, dtype=torch.float32).autoencoder.state_dict()
+        for path in (first, second)
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "decoder.conv_out.weight" in changed
+    assert not [name for name in changed if name.startswith(("encoder.", "quant_conv."))]
+
+
+def test_a_decoder_alone_needs_a_checkpoint(place: Path) -> None:
+    values = runs.autoencoder()
+    values["autoencoder"] |= {"learns": "decoder"}
+    with pytest.raises(ConfigError, match="learns: a decoder learns alone only from a checkpoint"):
+        job(values)
 
 
 def test_perceptual_needs_its_judge(place: Path) -> None:

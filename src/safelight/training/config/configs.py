@@ -1,8 +1,8 @@
 """The config of each recipe, as one type: what a TOML file may say."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter
+from pydantic import Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from safelight.diffusion.process import BetaSchedule
 from safelight.training.config.control import (
@@ -55,10 +55,14 @@ class Base(Section):
 
 
 class CoderSection(Section):
-    """The autoencoder: its shape, or the checkpoint whose weights go on learning."""
+    """The autoencoder: its shape, or the checkpoint whose weights go on learning.
+
+    learns: "decoder" leaves what makes the latents as it is, so models of these latents still fit.
+    """
 
     kind: Literal["kl", "vq"] = "kl"
     checkpoint: Text | None = None  # of kind kl; then the shape is the checkpoint's
+    learns: Literal["all", "decoder"] = "all"
     latent_channels: Positive = 4
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (128, 256, 512, 512)
     layers: Positive = 2
@@ -67,6 +71,12 @@ class CoderSection(Section):
     codes: Positive = 8192  # vq
     averages: bool = True  # vq: the codebook follows its latents
     fold: bool = True  # kl from scratch: give the latents zero mean and unit deviation at the end
+
+    @model_validator(mode="after")
+    def _of_a_checkpoint(self) -> Self:
+        if self.learns == "decoder" and self.checkpoint is None:
+            raise ValueError("learns: a decoder learns alone only from a checkpoint; give one")
+        return self
 
 
 class CoderLossSection(Section):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safelight.checkpoints.load import load_autoencoder, load_clip_vision
 from safelight.errors import CheckpointError, RequestError
@@ -63,6 +63,7 @@ def autoencoder_job(config: AutoencoderRun, workshop: Workshop) -> Job:
     """
     settings = config.training.settings()
     coder, codec = _coder(config.autoencoder, settings.seed, workshop)
+    kept = _kept(coder, config.autoencoder.learns, half=settings.precision == "bf16")
     _check_size(config, coder.config.factor)
     found = _pictures(config, workshop)
     task = AutoencoderTask(
@@ -83,7 +84,7 @@ def autoencoder_job(config: AutoencoderRun, workshop: Workshop) -> Job:
             return judge(task)
 
     def write(weights: Weights, path: Path) -> list[Path]:
-        coder.load_state_dict(weights[AUTOENCODER], strict=True)
+        coder.float().load_state_dict({**kept, **weights[AUTOENCODER]}, strict=True)
         dtype = DTYPES[config.export.dtype or "fp32"]
         if isinstance(coder, VqAutoencoder):
             workshop.warn("a VQ autoencoder cannot stand for a model's own: --vae takes KL ones")
@@ -133,6 +134,23 @@ def _coder(
             return AutoencoderConfig(**shape).build().to(workshop.device), None
     except CheckpointError as error:
         raise RequestError(f"section autoencoder: {error}") from None
+
+
+def _kept(coder: nn.Module, learns: str, *, half: bool) -> dict[str, Tensor]:
+    """Hold still what does not learn, in the type of training; gives its weights as they were."""
+    if learns == "all":
+        return {}
+    still = {
+        name: weight
+        for name, weight in coder.named_parameters()
+        if name.startswith(("encoder.", "quant_conv."))
+    }
+    before = {name: weight.detach().clone() for name, weight in still.items()}
+    for weight in still.values():
+        weight.requires_grad_(False)
+        if half:
+            weight.data = weight.data.bfloat16()
+    return before
 
 
 def _check_size(config: AutoencoderRun, factor: int) -> None:
