@@ -1,6 +1,7 @@
 """What an evaluation asks, and that its pictures are those of `safelight generate`."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from cli_tiny import tiny_model
 from safelight.cli.evaluate_drawing import Drawing
 from safelight.cli.evaluate_questions import SPLITS, asked, splits_of
-from safelight.cli.evaluate_running import sweeps_of
+from safelight.cli.evaluate_running import sweeps_of, world_of
 from safelight.cli.evaluate_scenes import rendered, varied
 from safelight.errors import RequestError
 from safelight.evaluation.composition import CATEGORIES, category_of
@@ -67,6 +68,29 @@ def test_questions_depend_on_the_seed_alone() -> None:
         for s in (1, 1, 2)
     )
     assert one == same != other
+
+
+def test_only_kinds_of_scenes_that_were_shown_are_asked() -> None:
+    splits = ("seen", "heldout_combo", "heldout_pairs", "heldout_count")
+    items = asked(cutouts(), splits, 40, seed=1, known=KNOWN, kinds=["single"])
+    assert {item.question.split for item in items} == {"seen", "heldout_combo"}
+    assert {item.question.category for item in items} == {"single object", "style"}
+    assert {item.scene.kind for item in items} == {"single"}
+    with pytest.raises(RequestError, match="no split of --splits can be asked"):
+        asked(cutouts(), ("heldout_pairs",), 4, seed=1, known=KNOWN, kinds=["single"])
+
+
+def test_a_world_is_that_of_a_training_config_of_scenes(tmp_path: Path) -> None:
+    config = tmp_path / "world.toml"
+    data = 'kind = "scenes"\npath = "x"\nsize = 64\nstyles = ["noto"]\nmix = { single = 1.0 }\n'
+    head, tail = 'recipe = "evaluator"\nfolder = "x"\n', "[training]\nsteps = 1\nbatch_size = 1\n"
+    config.write_text(f"{head}[data]\n{data}{tail}")
+    world = world_of(config)
+    assert world.styles == ("noto",)
+    assert world.mix == {"single": 1.0}
+    config.write_text('recipe = "autoencoder"\nfolder = "x"\n[data]\npath = "x"\nsize = 64\n' + tail)
+    with pytest.raises(RequestError, match="its data are no scenes"):
+        world_of(config)
 
 
 def test_only_what_the_judge_knows_is_asked() -> None:

@@ -18,7 +18,7 @@ MODEL = "The model"
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model to be judged.")
+        str | None, typer.Option("--model", "-m", help="The model to be judged [embedded].")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the report.")] = Path(
         "report"
@@ -64,6 +64,14 @@ def evaluate(
             rich_help_panel=QUESTIONS,
         ),
     ] = 20,
+    world: Annotated[
+        Path | None,
+        typer.Option(
+            "--world",
+            help="A training config: ask only of the things, styles and kinds of scenes it shows.",
+            rich_help_panel=QUESTIONS,
+        ),
+    ] = None,
     quick: Annotated[
         bool,
         typer.Option(
@@ -164,6 +172,7 @@ def evaluate(
             count=count,
             seed=seed,
             training_seed=training_seed,
+            world=world,
             quick=quick,
             memory=memory,
             evaluator=evaluator,

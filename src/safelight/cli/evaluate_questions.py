@@ -89,15 +89,26 @@ def splits_of(text: str) -> tuple[str, ...]:
 
 
 def asked(
-    cutouts: Cutouts, splits: Sequence[str], count: int, *, seed: int, known: Collection[str]
+    cutouts: Cutouts,
+    splits: Sequence[str],
+    count: int,
+    *,
+    seed: int,
+    known: Collection[str],
+    kinds: Collection[str] | None = None,
 ) -> list[Asked]:
     """So many questions, alike in number for each category, the splits taking turns.
 
     Half are of split `seen` if there are others too. A prefix of any length has all splits and
     categories in like shares. known: the hexcodes and styles that the judge can name; scenes with
-    others are passed over. The same seed gives the same questions.
-    Raises RequestError if the cut-outs do not give what a split needs.
+    others are passed over. kinds: the kinds of scenes that questions may be of; splits and
+    categories that need another are left out. The same seed gives the same questions.
+    Raises RequestError if the cut-outs do not give what a split needs, or nothing can be asked.
     """
+    forms = [form for form in _FORMS if kinds is None or set(form.mix) <= set(kinds)]
+    splits = [split for split in splits if split in within(splits, kinds)]
+    if not splits:
+        raise RequestError("of these kinds of scenes no split of --splits can be asked")
     if count < len(splits):
         raise RequestError(
             f"{count} prompts are too few for {len(splits)} splits; give --count {len(splits)} "
@@ -109,13 +120,27 @@ def asked(
     if seen:
         parts += [
             _found(cutouts, SEEN, form, amount, seed, known)
-            for form, amount in zip(_FORMS, _shares(seen, len(_FORMS)), strict=True)
+            for form, amount in zip(forms, _shares(seen, len(forms)), strict=True)
         ]
     parts += [
         _found(cutouts, split, _HELD_OUT[split], amount, seed, known)
         for split, amount in zip(others, _shares(count - seen, len(others)), strict=True)
     ]
     return _interleaved(parts)
+
+
+def within(splits: Sequence[str], kinds: Collection[str] | None) -> list[str]:
+    """The splits that these kinds of scenes can ask; all if kinds is None."""
+    return [
+        split
+        for split in splits
+        if kinds is None
+        or (
+            any(set(form.mix) <= set(kinds) for form in _FORMS)
+            if split == SEEN
+            else set(_HELD_OUT[split].mix) <= set(kinds)
+        )
+    ]
 
 
 def _found(

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,6 +31,9 @@ from safelight.printable import shown
 from safelight.tasks.generate import software
 from safelight.tasks.loading import Models
 from safelight.tasks.request import Request
+from safelight.training.config.reading import read_config
+from safelight.training.config.sections import SceneSection
+from safelight.training.recipes.scenes import of_section
 from safelight.training.sources.example import summary
 from safelight.training.sources.opening import open_source
 from safelight.writing import make_folder
@@ -53,6 +56,7 @@ class Wanted:
     count: int
     seed: int
     training_seed: int
+    world: Path | None
     quick: bool
     memory: bool
     evaluator: Path | None
@@ -70,6 +74,9 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     can be seen before anything is drawn is.
     """
     settings = _checked(wanted)
+    world = None if wanted.world is None else world_of(wanted.world)
+    if world is not None:
+        settings = replace(settings, mix=world.mix)
     given = {name: value for name, value in wanted.drawing.items() if value is not None}
     base = Request.parse({"prompt": "", **given, "model": wanted.model, "batch": wanted.batch})
     models = Models()
@@ -81,6 +88,8 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     device = resolve_device(base.device)
     judge = None if judge_at is None else load_evaluator(judge_at, device=device)
     cutouts = None if wanted.data is not None else cutouts_at(wanted.cutouts)
+    if world is not None and cutouts is not None:
+        cutouts = of_section(cutouts, world)
     source = None if wanted.data is None else open_source(wanted.data)
     with Progressing() as progress:
         progress.say(f"reading {name}")
@@ -112,6 +121,14 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     file = write(report, wanted.out)
     _print(report, file, in_json=in_json)
     return file
+
+
+def world_of(path: Path) -> SceneSection:
+    """The scenes of a training config. Raises ConfigError, FileError or RequestError."""
+    data = read_config(path).data
+    if not isinstance(data, SceneSection):
+        raise RequestError(f"--world {shown(path)}: its data are no scenes; give such a config.")
+    return data
 
 
 def sweeps_of(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -153,6 +170,8 @@ def _checked(wanted: Wanted) -> SceneSettings:
     for name, seed in (("--seed", wanted.seed), ("--training-seed", wanted.training_seed)):
         if not 0 <= seed < 2**32:
             raise RequestError(f"{name} must be from 0 to {2**32 - 1}; got {seed}.")
+    if wanted.data is not None and wanted.world is not None:
+        raise RequestError("--world says which scenes are asked; it works with --cutouts only.")
     if wanted.data is not None and (wanted.sweep or wanted.quick):
         option = "--quick" if wanted.quick else "--sweep"
         raise RequestError(f"{option} needs facts to score by; it works with --cutouts only.")

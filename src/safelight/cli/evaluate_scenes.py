@@ -11,7 +11,7 @@ from torch import Tensor
 from safelight.checkpoints.evaluator_folder import LoadedEvaluator
 from safelight.cli.evaluate_drawing import Drawing
 from safelight.cli.evaluate_progress import Progressing
-from safelight.cli.evaluate_questions import asked
+from safelight.cli.evaluate_questions import asked, within
 from safelight.errors import FileError, RequestError
 from safelight.evaluation.copies import Memory
 from safelight.evaluation.evaluate import evaluate, evaluate_composition
@@ -42,7 +42,8 @@ QUICK = 64  # prompts of a quick look
 class SceneSettings:
     """What is asked and measured.
 
-    training_seed: that of the book which the model was trained on, whose pictures are looked for.
+    training_seed, mix: of the book which the model was trained on, whose pictures are looked for;
+    with a mix, only scenes of its kinds are asked.
     sweeps: values of `guidance` and `steps` to be swept over.
     """
 
@@ -54,6 +55,12 @@ class SceneSettings:
     memory: bool
     batch: int
     sweeps: Mapping[str, tuple[float, ...]]
+    mix: Mapping[str, float] | None = None
+
+    @property
+    def kinds(self) -> list[str] | None:
+        """The kinds of scenes that may be asked; None for all."""
+        return None if self.mix is None else [kind for kind, share in self.mix.items() if share]
 
 
 def cutouts_at(paths: Sequence[Path]) -> Cutouts:
@@ -95,7 +102,7 @@ def scenes_report(
     exam = exam_of(cutouts, judge, match, settings, side)
     facts = {
         **facts,
-        "splits": ", ".join(settings.splits),
+        "splits": ", ".join(within(settings.splits, settings.kinds)),
         "cut-outs": len(cutouts),
         "seed of the questions": settings.seed,
     }
@@ -140,9 +147,11 @@ def exam_of(
     """The questions with real renderings of their facts, and as many others for reference."""
     known = {*judge.labels.concepts, *judge.labels.styles}
     splits, count, seed = settings.splits, settings.count, settings.seed
-    own = asked(cutouts, splits, count, seed=seed, known=known)
+    own = asked(cutouts, splits, count, seed=seed, known=known, kinds=settings.kinds)
     # Another seed, so that no two pictures show the very same facts but by chance.
-    others = asked(cutouts, splits, max(count, 64), seed=seed + 2**32, known=known)
+    others = asked(
+        cutouts, splits, max(count, 64), seed=seed + 2**32, known=known, kinds=settings.kinds
+    )
     pairs = Pairs(
         tuple(item.question.prompt for item in own),
         tuple(range(seed, seed + count)),
@@ -162,7 +171,7 @@ def memory_of(cutouts: Cutouts, settings: SceneSettings, side: int) -> Memory | 
     if not settings.memory or not held_out:
         return None
     # Single objects on both sides, or the kind of scene would tell them apart.
-    scenes = SceneBook(cutouts, settings.training_seed).scenes(range(POOL))
+    scenes = SceneBook(cutouts, settings.training_seed, settings.mix).scenes(range(POOL))
     training = varied([scene for scene in scenes if scene.kind == "single"], TRAINING)
     book = SceneBook(cutouts, settings.seed + 2**33, {"single": 1.0}, HELDOUT_COMBO)
     other = varied(book.scenes(range(10 * HELD_OUT)), HELD_OUT)
@@ -293,7 +302,7 @@ def _retrieved(
     cutouts: Cutouts, exam: Exam, settings: SceneSettings, side: int
 ) -> tuple[Tensor, int]:
     """For each question the picture whose training caption is nearest, and of how many."""
-    book = SceneBook(cutouts, settings.training_seed)
+    book = SceneBook(cutouts, settings.training_seed, settings.mix)
     scenes = book.scenes(range(POOL))
     pairs = exam.pairs
     texts = None if pairs.match is None else pairs.match.texts

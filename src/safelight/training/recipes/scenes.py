@@ -76,7 +76,7 @@ def open_scenes(section: SceneSection, workshop: Workshop, *, split: str = TRAIN
     Raises FileError for cut-outs that cannot be read, RequestError for a choice that leaves none
     or names what is not there.
     """
-    chosen = _chosen(_read(section), section)
+    chosen = of_section(_read(section), section)
     book = SceneBook(
         chosen,
         section.seed,
@@ -144,8 +144,11 @@ def _drawable(entry: CutoutEntry) -> bool:
     return entry.core or entry.group == "people-body"
 
 
-def _chosen(cutouts: Cutouts, section: SceneSection) -> Cutouts:
-    """The cut-outs of the styles, groups and concepts that the section names."""
+def of_section(cutouts: Cutouts, section: SceneSection) -> Cutouts:
+    """The cut-outs of the styles, groups and concepts that the section names.
+
+    Raises RequestError for a choice that leaves none or names what is not there.
+    """
     kept = cutouts.where(_drawable)
     if section.groups is not None:
         _known("groups", section.groups, {e.group for e in kept.entries})
