@@ -114,7 +114,7 @@ def _remarks(teacher: Path | None) -> Mapping[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", type=Path, required=True, help="of `safelight evaluate`")
-    parser.add_argument("--run", metavar="RECIPE=FOLDER", action="append", default=[])
+    parser.add_argument("--run", metavar="STAGE=FOLDER", action="append", default=[])
     parser.add_argument("--step", type=int, help="of the diffusion run's weights [its result's]")
     parser.add_argument("--cutouts", type=Path, nargs="+", required=True)
     parser.add_argument("--teacher", type=Path, help="of scripts/teach_text.py")
@@ -125,10 +125,8 @@ def main() -> int:
         parser.error(f"--run {missing[0]}=FOLDER is missing")
     try:
         runs = {
-            recipe: run_of(
-                recipe, Path(folders[recipe]), given.step if recipe == "diffusion" else None
-            )
-            for recipe in RECIPES
+            stage: run_of(stage, Path(folder), given.step if stage == "diffusion" else None)
+            for stage, folder in folders.items()
         }
         records = Records(
             given.model,

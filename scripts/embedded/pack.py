@@ -2,7 +2,8 @@
 """Put the results of `safelight train` into the package, as the model that Safelight carries.
 
     python scripts/embedded/pack.py --diffusion runs/embedded/diffusion/model \\
-        --clip runs/embedded/clip/model --evaluator runs/embedded/evaluator/model --replace
+        --clip runs/embedded/clip/model --evaluator runs/embedded/evaluator/model \\
+        --decoder runs/embedded/decoder/model --replace
 
 Writes src/safelight/embedded/emoji: U-Net, text tower, autoencoder and tokenizer of the diffusion
 model, the vision tower of CLIP, and the evaluator, in 16 bits, with SHA256SUMS beside. The same
@@ -11,6 +12,7 @@ weight, and drawn with, before it takes the place of what is there.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.checkpoints.evaluator_folder import load_evaluator, write_evaluator
-from safelight.checkpoints.load import load
+from safelight.checkpoints.load import load, load_autoencoder
 from safelight.checkpoints.save import save
 from safelight.checkpoints.vision_folder import load_clip_vision
 from safelight.errors import CheckpointError, OutputError, SafelightError
@@ -44,6 +46,7 @@ SUMS = "SHA256SUMS"
 FILE_LIMIT, LIMIT = 16_000_000, 60_000_000  # bytes of one file, and of all
 SHARD = 15_000_000  # bytes of a file of weights; room is left for what hosts count otherwise
 PROMPTS = ("a red apple on a blue background", "two cats, flat style")
+MAKING = ("encoder.", "quant_conv.")  # the weights of an autoencoder that make latents
 STEPS = 8  # of the drawing that is compared
 NEAR = 0.03  # deviation of latents drawn with rounded weights, as a share of their own
 LEVELS = 3.0  # mean difference of pixels, of 255
@@ -56,6 +59,7 @@ class Source:
     diffusion: Path
     clip: Path
     evaluator: Path
+    decoder: Path | None = None  # of an autoencoder whose decoder alone learned on
 
 
 def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
@@ -70,7 +74,7 @@ def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
     make_folder(target.parent)
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=target.parent) as place:
         folder = Path(place) / "new"
-        model = load(source.diffusion, dtype=torch.float32)
+        model = with_decoder(load(source.diffusion, dtype=torch.float32), source.decoder)
         vision = load_clip_vision(source.clip, dtype=torch.float32)
         check_towers(model, source.clip)
         save(model, folder, dtype=torch.float16, max_file_bytes=SHARD, image_encoder=vision)
@@ -89,6 +93,23 @@ def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
             os.replace(target, Path(place) / "old")
         os.replace(folder, target)
     return [target / path for path in fresh]
+
+
+def with_decoder(model: Model, path: Path | None) -> Model:
+    """The model with the decoder of another autoencoder, which must make the same latents."""
+    if path is None:
+        return model
+    codec = load_autoencoder(path, dtype=torch.float32)
+    own = {name: w for name, w in _coder(model).state_dict().items() if name.startswith(MAKING)}
+    other = _as_module(codec.autoencoder).state_dict()
+    if codec.config != model.codec.config or any(
+        name not in other or not torch.equal(weight, other[name]) for name, weight in own.items()
+    ):
+        raise CheckpointError(
+            f"{shown(path)} makes other latents than the autoencoder that the diffusion model was "
+            "trained with; give one that learned with autoencoder.learns = decoder"
+        )
+    return dataclasses.replace(model, codec=codec)
 
 
 def tell_scale(clip: Path, folder: Path) -> None:
@@ -195,7 +216,10 @@ def _unlike(one: nn.Module, other: nn.Module) -> str:
 
 
 def _coder(model: Model) -> nn.Module:
-    coder = model.codec.autoencoder
+    return _as_module(model.codec.autoencoder)
+
+
+def _as_module(coder: object) -> nn.Module:
     assert isinstance(coder, nn.Module)
     return coder
 
@@ -213,12 +237,15 @@ def main() -> int:
     parser.add_argument("--diffusion", type=Path, required=True, help="a model of Diffusers' parts")
     parser.add_argument("--clip", type=Path, required=True, help="both towers and the tokenizer")
     parser.add_argument("--evaluator", type=Path, required=True)
+    parser.add_argument("--decoder", type=Path, help="an autoencoder whose decoder learned on")
     parser.add_argument("--to", type=Path, default=TARGET, help=f"[{TARGET}]")
     parser.add_argument("--replace", action="store_true", help="put it in the place of another")
     given = parser.parse_args()
     try:
         fresh = pack(
-            Source(given.diffusion, given.clip, given.evaluator), given.to, replace=given.replace
+            Source(given.diffusion, given.clip, given.evaluator, given.decoder),
+            given.to,
+            replace=given.replace,
         )
     except SafelightError as error:
         print(f"error: {error}", file=sys.stderr)

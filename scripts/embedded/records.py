@@ -14,7 +14,7 @@ from safelight.training.journal import Record, read_log
 from safelight.training.recipes.record import FILE as RUN
 
 CONFIGS = Path(__file__).resolve().parent
-RECIPES = ("clip", "autoencoder", "diffusion", "evaluator")
+RECIPES = ("clip", "autoencoder", "diffusion", "evaluator")  # a card tells of all four
 RESULT = "result.json"
 # Where things lie on the machine that trained is nobody's business, and changes no number.
 _PLACES = {"folder", "device", "data.path", "data.workers", "model.autoencoder", "model.text"}
@@ -23,18 +23,20 @@ _PLACES |= {"loss.image_encoder", "loss.teacher", "cache.folder", "export.folder
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its config with dotted names, its log up to the weights that were taken, its steps.
+    """A run of a stage: its config with dotted names, its log up to the weights taken, its steps.
 
     plan: the config file in this folder that is nearest to it. recorded: whether the folder kept
-    what the run was begun with; without that, the config is the plan's.
+    what the run was begun with; without that, the config is the plan's. counted: whether it kept
+    how many steps were done; without that, they are the plan's.
     """
 
-    recipe: str
+    stage: str
     config: Mapping[str, object]
     plan: Path
     recorded: bool
     log: Sequence[Record]
     steps: int
+    counted: bool = True
 
     @property
     def command(self) -> str:
@@ -81,22 +83,24 @@ class Run:
         ]
 
 
-def run_of(recipe: str, folder: Path, step: int | None = None) -> Run:
+def run_of(stage: str, folder: Path, step: int | None = None) -> Run:
     """The run in a folder, up to a step: that of its result or newest checkpoint if none is given.
 
-    A folder that keeps only the result has the plan's config and no log.
+    stage: one of the four recipes, or a name of one's own for a further run of any recipe.
+    A folder of the four that keeps only the result has the plan's config and no log.
     Raises FileError for a record that cannot be read, RequestError for a run of another recipe.
     """
     path = folder / RUN
     recorded = path.is_file()
     if recorded:
         config = _flat(_object(read_json(path).get("config")))
+    elif stage in RECIPES:
+        config = _flat(read_config(CONFIGS / f"{stage}.toml").model_dump(mode="json"))
     else:
-        config = _flat(read_config(CONFIGS / f"{recipe}.toml").model_dump(mode="json"))
-    if config.get("recipe") != recipe:
-        raise RequestError(
-            f"{shown(folder)} is a run of {shown(config.get('recipe'))}, not of {recipe}"
-        )
+        raise RequestError(f"{shown(folder)} keeps no {RUN}, so nothing is known of this run")
+    recipe = str(config.get("recipe"))
+    if stage in RECIPES and recipe != stage:
+        raise RequestError(f"{shown(folder)} is a run of {shown(recipe)}, not of {stage}")
     log = read_log(folder / "log.jsonl")
     until = step if step is not None else _taken(folder)
     if until is not None:
@@ -104,7 +108,8 @@ def run_of(recipe: str, folder: Path, step: int | None = None) -> Run:
     last = max((int(str(record["step"])) for record in log), default=None)
     planned = int(str(config["training.steps"]))
     done = next(number for number in (until, last, planned) if number is not None)
-    return Run(recipe, config, _plan(recipe, config), recorded, log, done)
+    counted = until is not None or last is not None
+    return Run(stage, config, _plan(recipe, config), recorded, log, done, counted)
 
 
 def _taken(folder: Path) -> int | None:
@@ -117,13 +122,13 @@ def _taken(folder: Path) -> int | None:
 
 def _plan(recipe: str, config: Mapping[str, object]) -> Path:
     """The config beside this file that differs from a run's in the fewest keys."""
-    paths = sorted(CONFIGS.glob(f"{recipe}*.toml"))
+    plans = {path: read_config(path) for path in sorted(CONFIGS.glob("*.toml"))}
 
     def apart(path: Path) -> int:
-        planned = _flat(read_config(path).model_dump(mode="json"))
+        planned = _flat(plans[path].model_dump(mode="json"))
         return sum(config.get(name) != value for name, value in planned.items())
 
-    return min(paths, key=apart)
+    return min((path for path, plan in plans.items() if plan.recipe == recipe), key=apart)
 
 
 def _object(value: object) -> Mapping[str, object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from pack import SUMS
-from records import RECIPES, Run
+from records import Run
 from torch import nn
 
 from safelight.checkpoints.evaluator_folder import load_evaluator
@@ -224,24 +224,23 @@ def training(records: Records) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     commands, lost = [], []
-    for recipe in RECIPES:
-        run = records.runs[recipe]
+    for stage, run in records.runs.items():
         time = "not recorded" if run.seconds is None else duration(run.seconds)
         figures = ", ".join(f"{n} {v:.4g}" for n, v in run.figures.items() if "snr_" not in n)
         batch = run.config["training.batch_size"]
-        planned = "" if run.recorded else " (planned)"
+        planned = "" if run.counted else " (planned)"
         counts = (f"{run.steps:,}{planned}", str(batch), f"{run.samples:,}{planned}")
         cells = (*counts, time, figures or "not recorded")
-        lines.append(f"| {recipe} | {' | '.join(cells)} |")
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
         commands.append(run.command)
         if not run.recorded:
-            lost.append(recipe)
+            lost.append(stage)
     lines += ["", "```", *commands, "```"]
     if lost:
         lines += [
             "",
-            f"Of some runs ({', '.join(lost)}) only the result was kept and not the records: their "
-            "steps and batch are those of the config, and what was reached is unknown.",
+            f"Of some runs ({', '.join(lost)}) the result was kept and not the whole record: what "
+            "is told of their settings is the config's, and what was reached is unknown.",
         ]
     return lines
 

@@ -5,9 +5,10 @@
         --teacher data/teacher.safetensors --work runs/embedded --out out/embedded --minutes 8
     python scripts/gpu/train_embedded.py ... --device cpu --dry      # minutes: proves the plumbing
 
-The stages are the configs in scripts/embedded: evaluator, clip, autoencoder, diffusion. A stage
-that is done is not done again, one that was cut off goes on from its checkpoint, and the same
-command goes on until all are done (exit code 0; 75 while there is more to do).
+The stages are the configs in scripts/embedded: evaluator, clip, autoencoder, diffusion, decoder
+(the autoencoder's, which learns on alone) and edge-control (a ControlNet for the diffusion model).
+A stage that is done is not done again, one that was cut off goes on from its checkpoint, and the
+same command goes on until all are done (exit code 0; 75 while there is more to do).
 
 Every slice leaves what there is in OUT: the results of finished stages, and the newest average of
 the stage that was cut off, so nothing is lost with the machine. Results of an earlier lease are
@@ -28,7 +29,7 @@ from safelight.cli.training import Wish, work
 from safelight.training import saving
 
 CONFIGS = Path(__file__).resolve().parent.parent / "embedded"
-STAGES = ("evaluator", "clip", "autoencoder", "diffusion")
+STAGES = ("evaluator", "clip", "autoencoder", "diffusion", "decoder", "edge-control")
 MORE = 75  # EX_TEMPFAIL: the same command goes on
 MARGIN = 20.0  # seconds that writing takes at the end of a slice
 DRY = (
@@ -50,6 +51,7 @@ DRY_OF = {
         "model.unet.heads=[1,1]",
         "previews.steps=2",
     ),
+    "edge-control": ("previews.count=2", "previews.steps=2"),
 }
 
 
@@ -81,6 +83,11 @@ class Slice:
                 f"model.autoencoder={self.result('autoencoder')}",
                 f"model.text={self.result('clip')}",
             ],
+            "decoder": [
+                f"autoencoder.checkpoint={self.result('autoencoder')}",
+                f"loss.image_encoder={self.result('clip') / 'image_encoder'}",
+            ],
+            "edge-control": [f"model.checkpoint={self.result('diffusion')}"],
         }
         prefix = f"{stage}."
         return (

@@ -23,7 +23,7 @@ def score(
         typer.Option(
             "--clip",
             metavar="CLIP",
-            help="Who judges: a CLIP's folder or file.",
+            help="Who judges: a CLIP's folder or file [the embedded model's].",
         ),
     ] = None,
     device: Annotated[
