@@ -11,6 +11,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from safelight.models.deltas import LowRank
 from safelight.models.layers import (
     Conv2d,
     Downsample,
@@ -31,25 +32,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-class LowRank(nn.Module):
-    """A delta: up(down(x)), with the first module like the layer that it stands beside."""
-
-    def __init__(self, down: nn.Module, up: nn.Module) -> None:
-        super().__init__()
-        self.down, self.up = down, up
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.up(self.down(x))
-        return out
-
-
 def layers() -> list[tuple[Linear | Conv2d, LowRank, Tensor]]:
-    convolution = Conv2d(4, 6, 3, stride=2, padding=1)
-    low = LowRank(
-        nn.Conv2d(4, 2, 3, stride=2, padding=1, bias=False), nn.Conv2d(2, 6, 1, bias=False)
-    )
-    linear = Linear(4, 6)
-    flat = LowRank(nn.Linear(4, 2, bias=False), nn.Linear(2, 6, bias=False))
+    convolution, linear = Conv2d(4, 6, 3, stride=2, padding=1), Linear(4, 6)
+    low = LowRank(normal(6, 2, 1, 1), normal(2, 4, 3, 3, seed=1))
+    flat = LowRank(normal(6, 2), normal(2, 4, seed=1))
     return [(linear, flat, normal(2, 3, 4)), (convolution, low, normal(2, 4, 9, 7))]
 
 
@@ -66,11 +52,8 @@ def test_layers_without_deltas_are_those_of_torch() -> None:
 
 def test_a_delta_equals_the_same_change_of_the_weight() -> None:
     for layer, delta, x in layers():
-        randomise(delta)
         layer.deltas["style"] = delta
-        merged = layer.weight + torch.einsum(
-            "or...,ri...->oi...", delta.up.weight, delta.down.weight
-        )
+        merged = layer.weight + torch.einsum("or...,ri...->oi...", delta.up, delta.down)
         answer = layer(x)
         layer.deltas.clear()
         before = layer(x)
@@ -81,10 +64,9 @@ def test_a_delta_equals_the_same_change_of_the_weight() -> None:
 
 def test_deltas_add_up_and_leave_no_trace_when_taken_out() -> None:
     for layer, delta, x in layers():
-        randomise(delta)
         before = layer(x)
         layer.deltas.update({"one": delta, "two": delta})
-        torch.testing.assert_close(layer(x), before + 2 * delta(x))
+        torch.testing.assert_close(layer(x), before + 2 * delta(x, layer))
         assert any(key.startswith("deltas.one.") for key in layer.state_dict())
         layer.deltas.clear()
         assert torch.equal(layer(x), before)
@@ -105,14 +87,44 @@ def test_a_layer_answers_in_the_type_of_its_weight() -> None:
 
 def test_a_delta_in_float32_does_not_change_the_type_of_a_bfloat16_layer() -> None:
     for layer, delta, x in layers():
-        delta_in_float = nn.Sequential(_Cast(), delta)
-        layer.to(torch.bfloat16).deltas["style"] = delta_in_float
+        layer.to(torch.bfloat16).deltas["style"] = delta
+        assert delta.up.dtype == torch.float32
         assert layer(x).dtype == torch.bfloat16
 
 
-class _Cast(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.float()
+class Doubled(nn.Module):
+    """A change of weights, and of the bias where there is one."""
+
+    def forward(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return 2 * weight, None if bias is None else bias + 1
+
+
+def test_changes_act_on_weight_and_bias_one_after_the_other() -> None:
+    cases: list[tuple[nn.Module, Tensor]] = [
+        (Linear(4, 6), normal(2, 3, 4)),
+        (Linear(4, 6, bias=False), normal(2, 3, 4)),
+        (Conv2d(4, 6, 3), normal(2, 4, 5, 5)),
+        (GroupNorm(2, 4, 1e-5), normal(2, 4, 5, 5)),
+        (LayerNorm(4), normal(2, 3, 4)),
+    ]
+    for layer, x in cases:
+        names = set(layer.state_dict())
+        before = layer(x)
+        layer.changes.update({"one": Doubled(), "two": Doubled()})  # type: ignore[operator]
+        changed = layer(x)
+        layer.changes.clear()  # type: ignore[operator]
+        assert torch.equal(layer(x), before)
+        assert set(layer.state_dict()) == names
+        with torch.no_grad():
+            layer.weight.mul_(4)  # type: ignore[operator]
+            if layer.bias is not None:
+                layer.bias.add_(2)  # type: ignore[operator]
+        torch.testing.assert_close(layer(x), changed)
+
+
+def test_what_a_layer_applies_is_what_it_does() -> None:
+    for layer, _, x in layers():
+        assert torch.equal(layer.applied(x, layer.weight, layer.bias), layer(x))
 
 
 def test_autocast_decides_the_type_where_it_is_on() -> None:

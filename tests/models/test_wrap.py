@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from models_tiny import distance, random, randomised
 from safelight.errors import RequestError
 from safelight.models.autoencoder import AutoencoderConfig, Codec, CodecConfig
+from safelight.models.deltas import LowRank
 from safelight.models.layers import NO_WRAP, Conv2d, Downsample, Wrap, wrapped
 from safelight.models.taesd import TinyAutoencoderConfig
 from safelight.models.tiling import Bands, Tiles, by_tiles, tile_spans
@@ -81,7 +82,7 @@ def test_what_was_set_is_restored_whatever_happens() -> None:
 
 def test_the_deltas_of_a_convolution_go_round_with_it() -> None:
     conv = Conv2d(3, 3, 3, padding=1)
-    conv.deltas["style"] = Conv2d(3, 3, 3, padding=1, bias=False)
+    conv.deltas["style"] = LowRank(random(3, 2, 1, 1), random(2, 3, 3, 3))
     x = random(1, 3, 8, 8)
     with wrapped(conv, x=True, y=True):
         assert torch.allclose(conv(rolled(x, (3, 5))), rolled(conv(x), (3, 5)), atol=1e-6)

@@ -18,8 +18,8 @@ from safelight.checkpoints.keymap import KeyMap
 from safelight.checkpoints.parts import PartReport, listed
 from safelight.errors import CheckpointError, RequestError
 from safelight.model import FileRecord, LoadReport, Model
-from safelight.models.control_lora import SLOT, LowRank
 from safelight.models.controlnet import ControlNet, ControlNetConfig
+from safelight.models.deltas import LowRank
 from safelight.models.layers import Conv2d, Linear
 from safelight.models.lllite import LLLite
 from safelight.models.t2i_adapter import T2IAdapter
@@ -28,6 +28,8 @@ from safelight.models.unet_configs import SDXL
 from safelight.printable import shown
 
 Pathlike = str | os.PathLike[str]
+
+_SLOT = "control"  # of a layer's deltas, in which a ControlLoRA's change of it lies
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def _with_changes(
         layer = network.get_submodule(module)
         assert isinstance(layer, (Linear, Conv2d))
         up, down = (_tensor(found, f"{stored}.{end}", kind, device) for end in ("up", "down"))
-        layer.deltas[SLOT] = LowRank(up, down, layer)
+        layer.deltas[_SLOT] = LowRank(up, down)
     network.eval().requires_grad_(False)
     used = (*whole.values(), *(f"{n}.{end}" for n in changed.values() for end in ("up", "down")))
     return network, PartReport("control", used, (), (), (), ())

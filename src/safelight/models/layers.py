@@ -2,13 +2,18 @@
 
 Shapes: B batch, N tokens, C channels, h w height and width.
 
-Two rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
+Three rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
 
 - Casting: a layer casts its input to the type of its weight. So a network runs in the type of its
   weights, and may mix them (norms in float32, the rest in bfloat16). Under autocast, torch decides.
-- Deltas: `Linear` and `Conv2d` have a slot `deltas`, an `nn.ModuleDict` of modules that see the
-  layer's input and whose output is added to its own (LoRA and its kin). An empty slot adds no keys
-  to the state dict.
+- Deltas: `Linear` and `Conv2d` have a slot `deltas`, an `nn.ModuleDict` of modules that are called
+  with the layer's input and the layer, and whose output is added to its own (LoRA).
+- Changes: all four have a slot `changes`, an `nn.ModuleDict` of modules that are called with weight
+  and bias and return those that the layer shall work with, one after the other (DoRA and whatever
+  else is no sum; differentiable, so that it can be learned).
+
+Empty slots add no keys to the state dict. `Linear.applied` and `Conv2d.applied` are what a layer
+does to its input, for a weight that a delta brings.
 
 None keeps a buffer, so a network built under `torch.device("meta")` is complete once its weights
 are assigned.
@@ -53,21 +58,30 @@ def cast_like(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """torch's Linear with a slot for deltas. (..., in) -> (..., out)."""
+    """torch's Linear with slots for deltas and changes. (..., in) -> (..., out)."""
 
     __call__: Callable[..., Tensor]
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
         self.deltas = nn.ModuleDict()
+        self.changes = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
-        return _with_deltas(linear(x, self.weight, self.bias), x, self.deltas)
+        y = self.applied(x, *_changed(self.weight, self.bias, self.changes))
+        for delta in self.deltas.values():
+            # Deltas are often kept in float32; the layer's own type must not change with them.
+            y = y + delta(x, self).to(y.dtype)
+        return y
+
+    def applied(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What a layer with this weight does: (..., in), (n, in), (n,) -> (..., n)."""
+        return linear(x, weight, bias)
 
 
 class Conv2d(nn.Conv2d):
-    """torch's Conv2d with a slot for deltas. (B, C_in, h, w) -> (B, C_out, h', w').
+    """torch's Conv2d with slots for deltas and changes. (B, C_in, h, w) -> (B, C_out, h', w').
 
     Along the axes of `wrap` the padding is the other end of the map; raises RequestError if a
     stride does not divide such an axis, for the ends would not meet again.
@@ -89,26 +103,36 @@ class Conv2d(nn.Conv2d):
             in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias
         )
         self.deltas = nn.ModuleDict()
+        self.changes = nn.ModuleDict()
         self.wrap = NO_WRAP
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
-        around, padding = x, self.padding
-        if self.wrap and any(self.padding):
+        y = self.applied(x, *_changed(self.weight, self.bias, self.changes))
+        for delta in self.deltas.values():
+            y = y + delta(x, self).to(y.dtype)
+        return y
+
+    def applied(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What a layer with this weight does: (B, C, h, w), (n, C, k, k), (n,) -> (B, n, h', w').
+
+        Stride, padding and its wrap are the layer's own.
+        """
+        padding = self.padding
+        if self.wrap and any(padding):
             _check_ends(x, self.wrap, self.stride)
-            above, aside = (int(p) for p in self.padding)
-            around = _padded(x, self.wrap, (aside, aside, above, above))
+            above, aside = (int(p) for p in padding)
+            x = _padded(x, self.wrap, (aside, aside, above, above))
             padding = (0, 0)
-        y = F.conv2d(around, self.weight, self.bias, self.stride, padding)
-        return _with_deltas(y, x, self.deltas)
+        return F.conv2d(x, weight, bias, self.stride, padding)
 
 
 @contextmanager
 def wrapped(*modules: nn.Module, x: bool = False, y: bool = False) -> Iterator[None]:
     """For as long as it is entered, the maps of these modules continue at their other side.
 
-    Sets `Conv2d.wrap` of every layer, deltas included, and restores it. Rolling the input by a
-    multiple of all strides together then rolls the output.
+    Sets `Conv2d.wrap` of every layer, which is that of its deltas too, and restores it. Rolling the
+    input by a multiple of all strides together then rolls the output.
     """
     convs = [m for module in modules for m in module.modules() if isinstance(m, Conv2d)]
     before = [conv.wrap for conv in convs]
@@ -143,11 +167,12 @@ def _check_ends(x: Tensor, wrap: Wrap, stride: tuple[int, ...]) -> None:
             )
 
 
-def _with_deltas(y: Tensor, x: Tensor, deltas: nn.ModuleDict) -> Tensor:
-    for delta in deltas.values():
-        # Deltas are often kept in float32; the layer's own type must not change with them.
-        y = y + delta(x).to(y.dtype)
-    return y
+def _changed(
+    weight: Tensor, bias: Tensor | None, changes: nn.ModuleDict
+) -> tuple[Tensor, Tensor | None]:
+    for change in changes.values():
+        weight, bias = change(weight, bias)
+    return weight, bias
 
 
 class GroupNorm(nn.GroupNorm):
@@ -157,10 +182,12 @@ class GroupNorm(nn.GroupNorm):
 
     def __init__(self, groups: int, channels: int, eps: float) -> None:
         super().__init__(groups, channels, eps)
+        self.changes = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
-        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        weight, bias = _changed(self.weight, self.bias, self.changes)
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -170,10 +197,12 @@ class LayerNorm(nn.LayerNorm):
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__(width, eps)
+        self.changes = nn.ModuleDict()
 
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        weight, bias = _changed(self.weight, self.bias, self.changes)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
 def timestep_embedding(time: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
