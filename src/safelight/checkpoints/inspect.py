@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
+from safelight.checkpoints.adapter_file import file_in
+from safelight.checkpoints.adapter_inspect import AdapterInspection, inspect_adapter
 from safelight.checkpoints.checkpoint import Checkpoint, by_prefix
 from safelight.checkpoints.control_file import FoundControl, open_control
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
@@ -16,6 +18,7 @@ from safelight.checkpoints.hashes import folder_sha256, sha256
 from safelight.checkpoints.identity import Layout
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import Finding, Kind, kind_of, made_for
+from safelight.checkpoints.made_by import KEY as RECIPE
 from safelight.checkpoints.parts import Part, PartReport
 from safelight.checkpoints.single_file import open_single
 from safelight.checkpoints.vae_file import STEM, FoundVae, open_vae
@@ -61,6 +64,7 @@ class Inspection:
     ignored, unknown: prefixes of tensors outside all parts, and how many there are of each.
     sha256: of the file, or of a folder's weights and settings together; None if not asked for.
     short_hash: the first 10 digits, which A1111 shows. metadata: the file's own remarks.
+    adapter: of a LoRA and its kin, what it changes and what its file says of it.
     """
 
     path: str
@@ -83,6 +87,7 @@ class Inspection:
     ignored: tuple[tuple[str, int], ...]
     unknown: tuple[tuple[str, int], ...]
     metadata: Mapping[str, str]
+    adapter: AdapterInspection | None = None
 
     @property
     def parameters(self) -> int:
@@ -107,6 +112,7 @@ class _Seen:
     metadata: Mapping[str, str]
     rest: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
+    adapter: AdapterInspection | None = None
 
 
 def inspect(
@@ -146,6 +152,7 @@ def inspect(
         ignored=by_prefix(checkpoint.ignored) if checkpoint else (),
         unknown=by_prefix(checkpoint.unknown) if checkpoint else seen.rest,
         metadata=dict(seen.metadata),
+        adapter=seen.adapter,
     )
 
 
@@ -159,6 +166,8 @@ def _file(path: Path) -> _Seen:
             return _vae(path, file, finding)
         if finding.kind in CONTROLS:
             return _control(path, file, finding)
+        if finding.kind == "lora":
+            return _adapter(file, finding)
         counts = by_prefix(file.header)
         part = _counted(finding.kind, file.header.values())
         return _Seen(
@@ -228,13 +237,37 @@ def _control(path: Path, file: WeightFile, finding: Finding, variant: str | None
         )
 
 
+def _adapter(file: WeightFile, finding: Finding) -> _Seen:
+    seen = inspect_adapter(file)
+    fits = made_for({name: info.shape for name, info in file.header.items()})
+    if not fits and seen.family:
+        fits = f"for {seen.family}"
+    part = _counted(finding.kind, file.header.values())
+    return _Seen(
+        finding,
+        fits,
+        None,
+        seen.problem,
+        (part,),
+        file.container,
+        file.metadata,
+        by_prefix(seen.unmatched),
+        seen.notes,
+        seen,
+    )
+
+
 def _folder(path: Path, variant: str | None) -> _Seen:
     finding = Finding("model", "model_index.json")
     if is_diffusers_folder(path):
         with open_diffusers(path, variant=variant) as checkpoint:
             kinds = {opened.file.container for opened in checkpoint.files}
-            return _opened(checkpoint, finding, " and ".join(sorted(kinds)), {})
+            told = checkpoint.files[0].file.metadata
+            made = {name: told[name] for name in (RECIPE,) if name in told}
+            return _opened(checkpoint, finding, " and ".join(sorted(kinds)), made)
     if not (path / "config.json").is_file():
+        if (adapter := _adapter_in(path)) is not None:
+            return _file(adapter)
         raise FileError(
             f"{shown(path)} is no model: it holds neither model_index.json nor config.json"
         )
@@ -254,6 +287,13 @@ def _folder(path: Path, variant: str | None) -> _Seen:
             fits = made_for(_shapes(file))
             return _Seen(kind, fits, None, None, (part,), file.container, file.metadata, counts)
     raise FileError(f"{shown(path)} holds a config.json but no weights")
+
+
+def _adapter_in(folder: Path) -> Path | None:
+    try:
+        return file_in(folder)
+    except FileError:
+        return None
 
 
 def _opened(

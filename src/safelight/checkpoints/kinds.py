@@ -63,7 +63,7 @@ _OTHERS = {
 _LORA = re.compile(
     r"(\.lora_(down|up|mid|A|B)\.|\.lora\.(down|up)\.|_lora\.(down|up)\.|\.hada_w[12]_|\.hada_t[12]$"
     r"|\.lokr_w[12]|\.lokr_t2$|\.dora_scale$|\.oft_(blocks|diag)$|\.lora_magnitude_vector"
-    r"|^lora_(unet|te\d?)_|\.on_input$)"
+    r"|^(lora|lycoris|oft)_(unet|te\d?)_|\.on_input$|\.ia3_l$|\.b?oft_R(\.weight)?$)"
 )
 
 

@@ -11,6 +11,10 @@ from rich.text import Text
 
 from safelight.checkpoints.inspect import Inspection, PartInspection
 from safelight.checkpoints.inspect import inspect as inspected
+from safelight.checkpoints.made_by import KEY as RECIPE
+from safelight.checkpoints.made_by import made_by
+from safelight.cli.adapter_lines import LONGEST, TOLD, adapter_lines
+from safelight.cli.recipe_lines import recipe_lines
 from safelight.cli.telling import console, tell
 from safelight.errors import FileError
 from safelight.printable import shown
@@ -55,15 +59,27 @@ def show_weights(path: Path, *, variant: str | None, hashes: bool, as_json: bool
         return
     told = console()
     _lines(told, _facts(seen))
+    if seen.adapter is not None:
+        _lines(told, adapter_lines(seen.adapter))
     told.print(_parts(seen.parts))
     for part in seen.parts:
         _lines(told, _faults(part))
-    counted = [("ignored", seen.ignored), ("unknown", seen.unknown)]
+    # Of an adapter, the lines above name each key that has no place.
+    unknown = seen.unknown if seen.adapter is None else ()
+    counted = [("ignored", seen.ignored), ("unknown", unknown)]
     _lines(told, ((f"{name} keys", _counts(found)) for name, found in counted))
-    _lines(told, seen.metadata.items())
+    made = made_by(seen.metadata)
+    if made is not None:
+        _lines(told, recipe_lines(made))
+    read = {RECIPE} if made is not None else set()
+    remarks = {name: text for name, text in seen.metadata.items() if name not in read}
+    if seen.adapter is not None:
+        remarks = {n: t for n, t in remarks.items() if n not in TOLD and len(t) <= LONGEST}
+    _lines(told, remarks.items())
     tell(seen.notes)
     if seen.problem is not None:
-        tell([f"it cannot be drawn with as it is: {seen.problem}"])
+        what = "drawn with" if seen.adapter is None else "used"
+        tell([f"it cannot be {what} as it is: {seen.problem}"])
 
 
 def _facts(seen: Inspection) -> Iterator[tuple[str, str]]:
