@@ -53,7 +53,8 @@ def test_count_gives_pictures_with_the_next_seeds(safelight: Cli, model: Path, p
 def test_json_is_one_object_a_picture_that_tells_what_is_on_disk(
     safelight: Cli, model: Path
 ) -> None:
-    ran = safelight("generate", "a <lora:x:1>", "-m", model, *SMALL, "--count", "2", "--json")
+    args = ("-m", model, *SMALL, "--count", "2", "--json", "--no-look-up")
+    ran = safelight("generate", "a <lora:x:1>", *args)
     assert ran.code == 0 and ran.err == ""
     for row in ran.json():
         assert row["pixels_sha256"] == pixels_sha256(pixels(str(row["path"])))
@@ -183,7 +184,7 @@ def test_warnings_are_said_once_on_stderr_and_stored_in_the_picture(
     safelight: Cli, model: Path, place: Path
 ) -> None:
     prompt = "a cat++ <lora:glow:0.8> embedding:style"
-    ran = safelight("generate", prompt, "-m", model, *SMALL, "--count", "3")
+    ran = safelight("generate", prompt, "-m", model, *SMALL, "--count", "3", "--no-look-up")
     assert ran.code == 0
     warnings = ran.err.splitlines()
     assert all(line.startswith("warning: ") for line in warnings)
@@ -207,7 +208,8 @@ def test_no_word_of_a_long_prompt_is_cut(safelight: Cli, model: Path) -> None:
 def test_control_characters_of_a_prompt_do_not_reach_the_terminal(
     safelight: Cli, model: Path
 ) -> None:
-    ran = safelight("generate", "a <lora:\x1b[31mred:1>", "-m", model, *SMALL)
+    args = ("-m", model, *SMALL, "--no-look-up")
+    ran = safelight("generate", "a <lora:\x1b[31mred:1>", *args)
     assert ran.code == 0
     assert "\x1b" not in ran.err + ran.out and "\\x1b" in ran.err
 

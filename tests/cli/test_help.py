@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from cli_tiny import process
-from safelight.cli.groups import CONTROL, IMAGE_PROMPT, REFERENCE, REGION
+from safelight.cli.groups import (
+    CONTROL,
+    EMBEDDING,
+    HYPERNETWORK,
+    IMAGE_PROMPT,
+    LORA,
+    REFERENCE,
+    REGION,
+)
 from safelight.cli.main import VERBS, run
 from safelight.cli.options import SETTINGS, SIDES, takes_settings
 from safelight.tasks.request import Request, Settings
@@ -89,6 +97,9 @@ def test_every_setting_of_a_request_is_an_option() -> None:
         **{f"extend.{side}": "extend" for side in SIDES},
         **{f"regions.{name}": "regions" for name in ("prompt", *REGION)},
         **{f"controls.{name}": "controls" for name in ("net", "options", *CONTROL)},
+        **{f"loras.{name}": "loras" for name in ("file", *LORA)},
+        **{f"embeddings.{name}": "embeddings" for name in ("file", *EMBEDDING)},
+        **{f"hypernetworks.{name}": "hypernetworks" for name in ("file", *HYPERNETWORK)},
         **{f"references.{name}": "references" for name in ("picture", *REFERENCE)},
         **{
             f"image_prompts.{name}": "image_prompts"

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safelight.errors import FileError, SafelightError
+from safelight.tasks.addons import Hypernetwork, Lora
 from safelight.tasks.metadata.comfyui import read_prompt, read_workflow
 from safelight.tasks.metadata.reading import Reading
 from safelight.tasks.request import FreeU, Guidance, Pag, Request, Sag, Sizes
@@ -119,14 +120,36 @@ def test_model_changes_become_guidance() -> None:
     assert notes == "blur_sigma 2.0 has no counterpart here and was left out."
 
 
-def test_a_lora_is_passed_by_and_named() -> None:
+def test_loras_act_on_what_their_nodes_feed() -> None:
+    strengths = {"strength_model": 0.8, "strength_clip": 0.5}
     request, notes = read(
         n3=sampler(model=["10", 0]),
-        n6=node("CLIPTextEncode", text="a glass bottle", clip=["10", 1]),
-        n10=node("LoraLoader", lora_name="pixel.safetensors", model=["4", 0], clip=["4", 1]),
+        n6=node("CLIPTextEncode", text="a glass bottle", clip=["11", 1]),
+        n10=node(
+            "LoraLoaderModelOnly", lora_name="b.safetensors", strength_model=2, model=["11", 0]
+        ),
+        n11=node(
+            "LoraLoader", lora_name="xl/a.safetensors", **strengths, model=["4", 0], clip=["12", 1]
+        ),
+        n12=node("LoraLoader", lora_name="c.pt", **strengths, model=["4", 0], clip=["4", 1]),
     )
-    assert request == DEFAULT
-    assert notes == "LoRA 'pixel.safetensors' has no counterpart here and was left out."
+    assert notes == ""
+    assert request == DEFAULT.replace(
+        loras=(
+            Lora(file="c.pt", weight=0, text_weight=0.5, dora="base"),
+            Lora(file="a.safetensors", weight=0.8, text_weight=0.5, dora="base"),
+            Lora(file="b.safetensors", weight=2, text_weight=0, dora="base"),
+        )
+    )
+
+
+def test_a_hypernetwork_is_read() -> None:
+    request, notes = read(
+        n3=sampler(model=["10", 0]),
+        n10=node("HypernetworkLoader", hypernetwork_name="h.pt", strength=0.6, model=["4", 0]),
+    )
+    assert notes == ""
+    assert request == DEFAULT.replace(hypernetworks=(Hypernetwork(file="h.pt", weight=0.6),))
 
 
 def test_texts_and_numbers_may_come_from_other_nodes() -> None:

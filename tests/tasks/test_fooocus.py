@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safelight.errors import FileError, SafelightError
+from safelight.tasks.addons import Lora
 from safelight.tasks.metadata.fooocus import is_fooocus, read_fooocus
 from safelight.tasks.metadata.infotext_request import read_infotext
+from safelight.tasks.metadata.reading import StatedHash
 from safelight.tasks.request import Request
 
 # Keys and values as Fooocus 2.5 writes them.
@@ -49,6 +51,7 @@ EXPECTED = Request(
     height=896,
     seed=127589946317439009,
     start="unit",
+    loras=(Lora(file="sd_xl_offset_example-lora_1.0", weight=0.1),),
     steps=30,
     sampler="DPM++ 2M SDE",
     schedule="Karras",
@@ -67,9 +70,19 @@ def test_the_json_is_read() -> None:
     assert (reading.source, reading.model_hash) == ("Fooocus", "aeb7e9e689")
 
 
+def test_loras_are_read_with_their_hashes() -> None:
+    reading = read_fooocus(modern(loras=[["style.safetensors", 0.5, "4852686128"], ["b", "x"], 3]))
+    assert reading.request is not None and reading.request.loras == ()
+    assert any("loras.weight must be" in note for note in reading.notes)
+    reading = read_fooocus(modern())
+    assert reading.request is not None
+    assert reading.request.loras == (Lora(file="sd_xl_offset_example-lora_1.0", weight=0.1),)
+    assert reading.hashes == (StatedHash("lora", "sd_xl_offset_example-lora_1.0", "4852686128"),)
+
+
 def test_what_only_fooocus_does_is_said() -> None:
     told = "\n".join(read_fooocus(modern()).notes)
-    for word in ("2 texts as one prompt", "adm_guidance", "sharpness", "sd_xl_offset"):
+    for word in ("2 texts as one prompt", "adm_guidance", "sharpness"):
         assert word in told
     for word in ("refiner", "performance", "metadata_scheme", "lora_combined"):
         assert word not in told

@@ -58,6 +58,14 @@ def test_the_modern_form_is_read_without_notes() -> None:
         ({"scheduler": "euler_a"}, {"sampler": "Euler a", "schedule": "automatic"}),
         ({"scheduler": "unipc"}, {"sampler": "UniPC", "schedule": "automatic"}),
         ({"scheduler": "kdpm_2"}, {"sampler": "DPM2", "schedule": "automatic"}),
+        (
+            {"loras": [{"lora": {"model_name": "a", "base_model": "sd-1"}, "weight": 0.7}]},
+            {"loras": ({"file": "a", "weight": 0.7},)},
+        ),
+        (
+            {"loras": [{"model": {"key": "1", "name": "b", "type": "lora"}, "weight": -1}]},
+            {"loras": ({"file": "b", "weight": -1},)},
+        ),
     ],
 )
 def test_settings_find_their_place(changes: dict[str, object], expected: dict[str, object]) -> None:

@@ -330,7 +330,7 @@ def test_only_texts_that_were_asked_for_have_maps(model: Model) -> None:
     """A stranger's look, as of a reference picture's pass, is no text's."""
     recording = WordRecording(model.text.tokenizer, DEFAULT)
     context = model.text.condition("a cat").context
-    recording.told({"a cat": context})
+    recording.told({"a cat": context}, model.text.tokenizer)
     query, other = torch.randn(1, 16, 8), torch.zeros_like(context)
     recording.saw(Look("attn2", True, (4, 4), 1, query, other[..., :8], other))
     assert recording.texts((4, 4), 0) == ()
@@ -346,7 +346,7 @@ def test_a_text_is_summed_over_passes_unless_it_is_read_anew(model: Model) -> No
 
     def heat(*queries: torch.Tensor, told: torch.Tensor = context) -> np.ndarray:
         for query in queries:
-            recording.told({"a cat": told})
+            recording.told({"a cat": told}, model.text.tokenizer)
             recording.saw(Look("attn2", True, (4, 4), 1, query, told[..., :8], told))
         (text,) = recording.texts((4, 4), 0)
         return text.words[1].heat

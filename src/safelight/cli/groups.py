@@ -19,9 +19,15 @@ CONTROL = (
 IMAGE_PROMPT = ("picture", "vision", "mask", "scale", "start", "end")
 REFERENCE = ("fidelity", "weight", "start", "end", "resize")
 REGION = ("box", "mask", "negative_prompt", "weight")
+MERGED = ("weight", "text_weight", "unet", "text", "vae", "blocks")
+LORA = ("weight", "text_weight", "tag", "start", "end", "blocks", "dora")
+EMBEDDING = ("word",)
+HYPERNETWORK = ("weight", "tag", "start", "end")
 NAMED_BOXES = ("all", "left", "right", "top", "bottom", "middle")
 
 _NAME = re.compile(r",(?=\s*[a-z_]{1,40}\s*=)")
+_WEIGHT = r"[+-]?(?:\d{1,9}\.?\d{0,9}|\.\d{1,9})"
+_WEIGHED = re.compile(rf"(?P<file>.+?):(?P<weight>{_WEIGHT})(?::(?P<text_weight>{_WEIGHT}))?")
 
 
 def control(text: str) -> dict[str, object]:
@@ -66,6 +72,41 @@ def reference(text: str) -> dict[str, object]:
     return {"picture": file, **dict(values)}
 
 
+def lora(text: str) -> dict[str, object]:
+    """A `loras` group of a text such as style.safetensors:0.8:0.5, the weight and that of the text.
+
+    Settings may follow: style.safetensors:0.8,start=0.2,blocks=IN04:0.5,M00:0. Raises RequestError.
+    """
+    return _weighed(text, LORA, "--lora", "style.safetensors:0.8")
+
+
+def hypernetwork(text: str) -> dict[str, object]:
+    """A `hypernetworks` group of a text such as style.pt:0.8. Raises RequestError."""
+    return _weighed(text, HYPERNETWORK, "--hypernetwork", "style.pt:0.8")
+
+
+def embedding(text: str) -> dict[str, object]:
+    """An `embeddings` group of a text such as easynegative.pt,word=ugly. Raises RequestError."""
+    file, values = _parted(text, "--embedding", "easynegative.pt,word=ugly")
+    _known([name for name, _ in values], EMBEDDING, "--embedding")
+    return {"file": file, **dict(values)}
+
+
+def _weighed(text: str, known: Collection[str], option: str, example: str) -> dict[str, object]:
+    """A group of a file, with one or two weights behind colons, and settings behind commas."""
+    file, values = _parted(text, option, example)
+    _known([name for name, _ in values], known, option)
+    group: dict[str, object] = {"file": file}
+    if weighed := _WEIGHED.fullmatch(file):
+        group = {name: value for name, value in weighed.groupdict().items() if value is not None}
+    for name, value in values:
+        if name in group:
+            raise RequestError(f"{option}: {name} is given twice in {text!r}.")
+        group[name] = value
+    _known([name for name in group if name != "file"], known, option)
+    return group
+
+
 def region(text: str) -> dict[str, object]:
     """A `regions` group of a text such as left: a red apple, or 0,0,0.5,1,weight=2: a cat.
 
@@ -90,6 +131,20 @@ def region(text: str) -> dict[str, object]:
     if "negative" in values:
         group["negative_prompt"] = values["negative"]
     return group
+
+
+def merged_model(text: str) -> tuple[str, dict[str, str]]:
+    """File and settings of a text such as a.safetensors:0.7, or a.safetensors,weight=0.7,text=0.
+
+    Raises RequestError.
+    """
+    group = _weighed(text, MERGED, "a model to merge", "a.safetensors:0.7")
+    values = {name: str(value) for name, value in group.items()}
+    if "text_weight" in values:
+        if "text" in values:
+            raise RequestError(f"a model to merge: text is given twice in {text!r}.")
+        values["text"] = values.pop("text_weight")
+    return values.pop("file"), values
 
 
 def _parted(text: str, option: str, example: str) -> tuple[str, list[tuple[str, str]]]:

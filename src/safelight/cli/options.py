@@ -8,7 +8,15 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from safelight.cli.groups import control, image_prompt, reference, region
+from safelight.cli.groups import (
+    control,
+    embedding,
+    hypernetwork,
+    image_prompt,
+    lora,
+    reference,
+    region,
+)
 from safelight.errors import RequestError
 
 Result = TypeVar("Result")
@@ -61,7 +69,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("batch", ("--batch", "-b"), int, "Pictures computed at once [1].", DRAWING),
     Setting("exact", ("--exact/--no-exact",), bool, "Same bits in any batch, computed apart [on in fp32 on the CPU].", DRAWING),
     Setting("tile_vae", ("--tile-vae/--no-tile-vae",), bool, "Decode in bands, with less memory [only when large].", DRAWING),
-    Setting("model", ("--model", "-m"), str, "A .safetensors or .ckpt file, a Diffusers folder, or a name.", MODEL),
+    Setting("model", ("--model", "-m"), str, "A .safetensors or .ckpt file, a Diffusers folder, or a name [embedded].", MODEL),
+    Setting("loras", ("--lora",), list[str], "FILE:WEIGHT,start=...,blocks=...: a LoRA or its kin; <lora:NAME:WEIGHT> in the prompt does the same; repeatable.", MODEL),
+    Setting("embeddings", ("--embedding",), list[str], "FILE,word=...: a textual inversion and how prompts say it [the file's name]; repeatable.", MODEL),
+    Setting("hypernetworks", ("--hypernetwork",), list[str], "FILE:WEIGHT: a hypernetwork in A1111's format; repeatable.", MODEL),
+    Setting("look_up", ("--look-up/--no-look-up",), bool, "Look for tags and learned words of prompts in the folders loras, embeddings, hypernetworks [on].", MODEL),
     Setting("vae", ("--vae",), str, "Another autoencoder's file or folder.", MODEL),
     Setting("ema", ("--ema/--no-ema",), bool, "Take the EMA weights of a file that has both.", MODEL),
     Setting("prediction", ("--prediction",), str, "eps, v, x0, flow or edm [as the file says].", MODEL),
@@ -93,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("controls", ("--control",), list[str], "FILE,picture=...,preprocessor=...,scale=...: follow a map; repeatable.", CONTROL),
     Setting("references", ("--reference",), list[str], "PICTURE,fidelity=0.5,...: self-attention looks at it, too (reference_only); repeatable.", CONTROL),
     Setting("image_prompts", ("--image-prompt",), list[str], "FILE,picture=...,scale=...: an IP-Adapter and its pictures; repeatable.", CONTROL),
-    Setting("clip", ("--clip",), str, "The CLIP that sees for --mask-text, --clip-guidance and --best-of [the model's own].", CONTROL),
+    Setting("clip", ("--clip",), str, "The CLIP that sees for --mask-text, --clip-guidance and --best-of [the model's own, else the embedded].", CONTROL),
     Setting("clip_guidance.scale", ("--clip-guidance",), float, "Climb a CLIP's similarity to the prompt with this weight; switches it on [4].", GUIDANCE),
     Setting("clip_guidance.gradient", ("--clip-gradient",), str, "through the network (default), or at the estimate, which is cheaper.", GUIDANCE),
     Setting("clip_guidance.text", ("--clip-text",), str, "Climb towards these words instead.", GUIDANCE),
@@ -185,7 +197,10 @@ SIDES = ("left", "right", "top", "bottom")
 # Settings that hold several in one text
 GROUPS: Mapping[str, Callable[[str], dict[str, object]]] = {
     "controls": control,
+    "embeddings": embedding,
+    "hypernetworks": hypernetwork,
     "image_prompts": image_prompt,
+    "loras": lora,
     "references": reference,
     "regions": region,
 }
@@ -266,7 +281,7 @@ def request_mapping(settings: Mapping[str, object]) -> dict[str, object]:
                 left, top = _numbers(str(value), "--crop", 2)
                 _put(mapping, ["sizes", "crop_left"], int(left))
                 _put(mapping, ["sizes", "crop_top"], int(top))
-            case "controls" | "image_prompts" | "references" | "regions":
+            case _ if name in GROUPS:
                 assert isinstance(value, list)
                 mapping[name] = [GROUPS[name](text) for text in value]
             case "tiles__size":

@@ -30,6 +30,7 @@ from safelight.tasks.replay import (
     with_files,
 )
 from safelight.tasks.request import Request
+from safelight.tasks.stated import with_stated
 
 
 def replayed(
@@ -70,7 +71,9 @@ def replayed(
         tell(found.notes)
         request = from_settings(picture, found, given, folders)
         _tell_others(request, hashes_of(found))
-        drawn = _drawn(request, out, None)
+        stated = with_stated(request, found.hashes, _near(request))
+        tell(stated.notes)
+        drawn = _drawn(stated.request, out, None)
         verdict = compared_foreign(found, opened.pixels, drawn)
     print(json.dumps(verdict.to_json()) if as_json else verdict)
     return 0 if verdict.identical else 1
@@ -88,6 +91,12 @@ def _tell_others(request: Request, hashes: Mapping[str, str]) -> None:
     files: dict[str, str | None] = {"vae": None}
     files |= {file.role: file.name for file in named_files(request)}
     tell(list(other_files(files, hashes)))
+
+
+def _near(request: Request) -> Path | None:
+    """The model's file or folder, if the request names one that is here."""
+    path = None if request.model is None else Path(request.model)
+    return path if path is not None and path.exists() else None
 
 
 def _drawn(request: Request, out: Path | None, recipe: Recipe | None) -> Picture:

@@ -133,7 +133,7 @@ def base_settings(wishes: Wishes, *, varied: Collection[str] = ()) -> dict[str, 
         # a picture's own settings stand before the model's, also where they are the defaults
         settings = {
             **request.model_dump(mode="json", include=set(SamplerHint().settings())),
-            **request.model_dump(mode="json", exclude_defaults=True),
+            **request.model_dump(mode="json", exclude_defaults=True, exclude={"look_up"}),
         }
     settings = laid_on(settings, wishes.settings)
     if wishes.prompt is not None:
@@ -150,17 +150,23 @@ def _with_files(
     """
     from safelight.tasks.named_files import NamedFile, named_files, renamed
     from safelight.tasks.replay import hashes_of, located, other_files
+    from safelight.tasks.stated import with_stated
 
     assert found.request is not None
     hashes, folders = hashes_of(found), (picture.parent, Path())
+    models: list[Path] = []  # beside which LoRAs and words lie
 
     def place(file: NamedFile) -> str:
         if file.place in varied or _is_given(given, file.place.split(".")):
             return file.name
         try:
-            return str(located(file.role, file.name, hashes.get(file.role), folders))
+            wanted, near = hashes.get(file.role), models[0] if models else None
+            path = located(file.role, file.name, wanted, folders, near=near)
         except ReplayError as error:
             raise FileError(f"--like {picture}: {error}") from None
+        if file.role == "model":
+            models.append(path)
+        return str(path)
 
     request = renamed(found.request, place)
     files: dict[str, str | None] = {"vae": None}
@@ -168,7 +174,9 @@ def _with_files(
         if file.place not in varied and not _is_given(given, file.place.split(".")):
             files[file.role] = file.name
     tell(list(other_files(files, hashes)))
-    return request
+    stated = with_stated(request, found.hashes, models[0] if models else None)
+    tell(stated.notes)
+    return stated.request
 
 
 def _is_given(settings: object, place: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from safelight.condition import Condition, expand
 from safelight.errors import RequestError
-from safelight.models.attention import Attention, ImageTokens, Observer, Reference
+from safelight.models.attention import Attention, ImageTokens, Nudge, Observer, Reference
 from safelight.models.control_networks import (
     ControlNetwork,
     check_control,
@@ -40,6 +40,7 @@ class Backbone:
     control_networks: those that the condition's controls name. Attach them by `replace`; each is
         asked only for conditions with a control of its name, whose scale is not 0.
     observer: told what attention looks at in each call, but for those with perturbed attention.
+    nudges: added to the inputs of attention's projections in every call, besides what controls add.
     Raises RequestError if the condition was made for another network.
     """
 
@@ -47,6 +48,7 @@ class Backbone:
     checkpointing: bool = False  # training: recompute activations in the backward pass
     control_networks: Mapping[str, ControlNetwork] = field(default_factory=lambda: NO_CONTROLS)
     observer: Observer | None = None
+    nudges: tuple[Nudge, ...] = ()
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """x (B, C, h, w), time (B,) or one for all -> (B, C, h, w)."""
@@ -120,6 +122,9 @@ class Backbone:
         condition = expand(condition, x.shape[0])
         check(self.unet, x, condition)
         residuals = self._residuals(x, time, condition, self.checkpointing)
+        if self.nudges:
+            residuals = residuals or Residuals()
+            residuals = residuals._replace(nudges=(*self.nudges, *residuals.nudges))
         dtype = self.unet.dtype
         if condition.concat is not None:
             x = torch.cat([x, condition.concat.to(x.dtype)], dim=1)

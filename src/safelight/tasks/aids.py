@@ -1,4 +1,4 @@
-"""What helps a model draw: control networks, image prompts, a refiner.
+"""What helps a model draw: control networks, image prompts, LoRAs, a refiner.
 
 Each is opened once, checked against the model, and handed to the plan as values.
 """
@@ -15,6 +15,7 @@ from safelight.condition import Condition, Control, ImagePrompt, ReferencePictur
 from safelight.model import Model
 from safelight.models.control_networks import ControlNetwork
 from safelight.models.unet import UNet
+from safelight.tasks.adapting import NOTHING_ON, Outfit
 from safelight.tasks.edits import ClipGuidance
 from safelight.tasks.recipe import UsedFile
 
@@ -50,6 +51,7 @@ class Aids:
     adapters: tuple[tuple[str, ImagePromptAdapter], ...] = ()
     places: tuple[Tensor, ...] = ()  # of the regions' prompts, and last of the rest's
     clip: ClipAid | None = None
+    outfit: Outfit = NOTHING_ON  # LoRAs, learned words and hypernetworks
     refiner: Model | None = None
     refiner_below: float = 0.0  # sigma
     files: tuple[UsedFile, ...] = field(default=(), compare=False)

@@ -23,6 +23,7 @@ from safelight.engines.sentinel import watch
 from safelight.errors import RequestError
 from safelight.model import FileRecord, Model
 from safelight.models.control_modes import sigma_range
+from safelight.tasks.adapting import outfit_of, worded
 from safelight.tasks.aids import Aids, ClipAid
 from safelight.tasks.controlling import controlled
 from safelight.tasks.edits import ImagePrompt as WantedPrompt
@@ -53,6 +54,9 @@ def equipped(
         request.references,
         request.refiner,
         request.clip_guidance,
+        request.loras,
+        request.embeddings,
+        request.hypernetworks,
     )
     if not any(helped):
         return Aids(places=places)
@@ -67,9 +71,13 @@ def equipped(
     ]
     references = [referred(request, asked, model, sigmas, supplies) for asked in request.references]
     clip = clip_aid(request, model, sigmas, supplies)
+    outfit = outfit_of(request, model, sigmas, supplies)
     refiner = refiner_of(request, model, supplies)
+    if refiner is not None:
+        refiner = worded(refiner, request, supplies)
     files = [file for c in controls for file in used_files("control", c.loaded.files)]
     files += [file for p in prompts for file in p.files]
+    files += outfit.files
     if clip is not None:
         files += clip_files(clip.pair)
     if refiner is not None:
@@ -86,6 +94,7 @@ def equipped(
         labels={c.name: c.loaded.name for c in controls},
         places=places,
         clip=clip,
+        outfit=outfit,
         refiner=refiner,
         refiner_below=0.0
         if request.refiner is None
@@ -94,6 +103,7 @@ def equipped(
         notes=(
             *(note for c in controls for note in c.notes),
             *(() if clip is None else clip.pair.notes),
+            *outfit.notes,
         ),
     )
 

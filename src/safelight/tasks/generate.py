@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,6 +15,7 @@ from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, worki
 from safelight.tasks.extending import settled_extension
 from safelight.tasks.judging import judged
 from safelight.tasks.loading import stable_name
+from safelight.tasks.lookup import looked_up
 from safelight.tasks.painting import Tally, Watch
 from safelight.tasks.picture import Picture
 from safelight.tasks.recipe import Recipe, Result, Software, UsedFile, pixels_sha256
@@ -112,14 +114,17 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     """The request as single pictures with nothing left open.
 
     A picture to start from, or else the model, states the size; the model may also state steps,
-    sampler, schedule and guidance scale; seed, type, exactness and bands are chosen here. Raises
-    RequestError if the size does not suit the model's autoencoder, or what was given does not go
-    with the model's sampler.
+    sampler, schedule and guidance scale; seed, type, exactness and bands are chosen here; names in
+    prompts get their files. Raises RequestError if the size does not suit the model's autoencoder,
+    what was given does not go with the model's sampler, or a name leads to several files, and
+    FileError for one that leads to none.
     """
+    supplies = supplies or Supplies()
+    request = _named(request, model, supplies)
     if model.family.hint.stated:
         request = request.suited(model.family.hint.settings())
     request = settled_extension(request)
-    own = working_size(request, model, supplies or Supplies())
+    own = working_size(request, model, supplies)
     width, height = request.width or own[0], request.height or own[1]
     for name, length in (("width", width), ("height", height)):
         _check_side(name, length, model)
@@ -144,6 +149,17 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     return [
         whole.single(k).replace(batch=1 if exact else request.batch) for k in range(whole.count)
     ]
+
+
+def _named(request: Request, model: Model, supplies: Supplies) -> Request:
+    """The request with the files of all names in its prompts; what there is to say is kept."""
+    found = looked_up(request, model)
+    supplies.kept(_names_key(request), lambda: found.notes)
+    return found.request
+
+
+def _names_key(request: Request) -> tuple[object, ...]:
+    return ("names", request.prompt, request.negative_prompt)
 
 
 def batches(singles: Sequence[Request]) -> Iterator[list[Request]]:
@@ -171,6 +187,8 @@ def _batch(
     began = time.perf_counter()
     result = drawn(model, batch, supplies, sentinel, tally)
     seconds = (time.perf_counter() - began) / len(batch)
+    named: tuple[str, ...] = supplies.kept(_names_key(batch[0]), tuple)
+    result = replace(result, notes=(*named, *result.notes))
     return [
         _picture(model, r.replace(batch=len(batch)), result, one, tally.taken, seconds)
         for r, one in zip(batch, result.pictures, strict=True)

@@ -5,10 +5,12 @@ from typing import Literal
 
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
+from safelight.checkpoints.shelves import addon, find_addon
 from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device, resolve_dtype
 from safelight.errors import RequestError
 from safelight.model import Model
+from safelight.tasks.lookup import check_tags
 from safelight.tasks.named_files import named_files
 from safelight.tasks.request import Request
 
@@ -35,14 +37,18 @@ class Models:
     def check(self, request: Request) -> None:
         """Look for the files of a request and for its device, without loading anything.
 
-        Raises RequestError if it names no model and none is embedded, or a device that is not here,
-        FileError if a file is not there.
+        Raises RequestError if it names no model and none is embedded, a name that leads to several
+        files, or a device that is not here, FileError if a file is not there.
         """
-        if request.needs_model:
-            self._found(request)
+        place = self._found(request)[0] if request.needs_model else None
+        beside = None if place is None or is_embedded(place) else place
         for file in named_files(request):
-            if not file.is_picture and file.role not in ("model", "vae"):
+            role = file.role.rstrip(" 0123456789")
+            if (kind := addon(role)) is not None:
+                find_addon(kind, file.name, beside)
+            elif not file.is_picture and role not in ("model", "vae"):
                 find_model(file.name, what="file")
+        check_tags(request, beside)
         resolve_device(request.device)
 
     def path(self, request: Request) -> Path:

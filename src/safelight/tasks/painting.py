@@ -4,7 +4,7 @@ Shapes: B pictures, C latent channels, h w latent height and width, H W pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +77,13 @@ def painted(
     aids: Aids = NO_AIDS,
 ) -> Pass:
     """The latents of pictures that differ in nothing but their seeds, from what `stage` holds."""
-    with ends_joined(model, requests[0], aids), aids.attached(model.network.unet):
-        drawing = plan(model, requests, sentinel, stage, aids)
+    with (
+        aids.outfit.on(model) as dressed,
+        ends_joined(model, requests[0], aids),
+        aids.attached(model.network.unet),
+    ):
+        drawing = plan(dressed.model, requests, sentinel, stage, aids)
+        drawing = replace(drawing, denoise=dressed.turned(drawing.denoise))
         planned = len(drawing.sigmas) - 1
         x = drawing.x
         tally.begin()

@@ -36,6 +36,7 @@ class UsedFile(Settings):
 
     content: what `sha256` is of: the whole file, or a picture's pixels (see `pixels_sha256`), which
         any file that shows the same picture has.
+    tensors_sha256: of a safetensors file of a LoRA without its header, by which A1111 knows it.
     """
 
     place = "files."
@@ -44,6 +45,7 @@ class UsedFile(Settings):
     sha256: Sha256
     size: Annotated[int, Field(ge=0, lt=2**63), NUMBER]  # bytes
     content: Literal["file", "pixels"] = "file"
+    tensors_sha256: Sha256 | None = None
 
 
 class Software(Settings):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.library import SUFFIXES as WEIGHTS
 from safelight.checkpoints.library import find_model
+from safelight.checkpoints.shelves import addon, shelved
 from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device
 from safelight.errors import FileError, ReplayError, RequestError
@@ -19,7 +20,14 @@ from safelight.tasks.metadata.reader import Found
 from safelight.tasks.named_files import NamedFile, is_picture, named_files, renamed
 from safelight.tasks.picture import Distance, Picture, pixel_distance
 from safelight.tasks.picture_file import open_input
-from safelight.tasks.recipe import Recipe, differences, files_by_role, in_words, pixels_sha256
+from safelight.tasks.recipe import (
+    Recipe,
+    bare_name,
+    differences,
+    files_by_role,
+    in_words,
+    pixels_sha256,
+)
 from safelight.tasks.request import Request
 from safelight.tasks.supplies import used_picture
 
@@ -138,6 +146,8 @@ def with_files(recipe: Recipe, given: Mapping[str, Path], folders: Iterable[Path
             "the picture's recipe does not say which model drew it; give it with --model PATH."
         )
     parts = frozenset(f.sha256 for f in recipe.files if _is_own_part(f.role, request.vae))
+    # The files of names in its prompts are in the recipe; names are not looked up anew
+    request = request.replace(look_up=False)
     return _located(request, given, folders, hashes_of_recipe(recipe), parts)
 
 
@@ -167,7 +177,13 @@ def hashes_of(found: Found) -> dict[str, str]:
     if found.recipe is not None:
         return hashes_of_recipe(found.recipe)
     wanted = _hash_of(found)
-    return {"model": wanted} if wanted else {}
+    known = {"model": wanted} if wanted else {}
+    stated = {(one.role, one.name): one.digest for one in found.hashes}
+    for file in [] if found.request is None else named_files(found.request):
+        digest = stated.get((file.role.rstrip(" 0123456789"), bare_name(file.name)))
+        if digest is not None:
+            known[file.role] = digest
+    return known
 
 
 def other_files(files: Mapping[str, str | None], hashes: Mapping[str, str]) -> Iterator[str]:
@@ -191,14 +207,18 @@ def located(
     wanted: str | None,
     folders: Iterable[Path],
     parts: frozenset[str] = frozenset(),
+    near: Path | None = None,
 ) -> Path:
     """The file or folder that a picture names, looked for by name in `folders` and the library.
+
+    LoRAs, learned words and hypernetworks also lie on shelves (`checkpoints.shelves`), some of them
+    `near` the model.
 
     Of several the one whose SHA-256 begins with `wanted` is taken, or the folder that holds all
     files with the hashes `parts`; if none does, the first: the replay then names it as the first
     difference. Raises ReplayError if there is none of that name.
     """
-    candidates = list(dict.fromkeys(_candidates(name, folders)))
+    candidates = list(dict.fromkeys((*_candidates(name, folders), *_on_shelves(role, name, near))))
     for path in candidates if len(candidates) > 1 else ():
         if path.is_dir():
             if parts and parts <= _hashes_below(path):
@@ -247,11 +267,16 @@ def _located(
             known = ", ".join(sorted(roles)) or "none"
             raise ReplayError(f"the picture was drawn with no {role!r}; its files are: {known}.")
 
+    found: dict[str, Path] = {}
+
     def place(file: NamedFile) -> str:
-        if file.role in given:
-            return str(given[file.role])
-        own = parts if file.role == "model" else none
-        return str(located(file.role, file.name, hashes.get(file.role), folders, own))
+        path = given.get(file.role)
+        if path is None:
+            own = parts if file.role == "model" else none
+            near, wanted = found.get("model", given.get("model")), hashes.get(file.role)
+            path = located(file.role, file.name, wanted, folders, own, near)
+        found[file.role] = path
+        return str(path)
 
     missing = {role: str(path) for role, path in given.items() if role not in roles}
     return renamed(request, place).replace(**missing)
@@ -295,6 +320,12 @@ def _candidates(name: str, folders: Iterable[Path]) -> Iterator[Path]:
                     yield path
     with suppress(FileError, RequestError):
         yield find_model(name)
+
+
+def _on_shelves(role: str, name: str, near: Path | None) -> Iterator[Path]:
+    kind = addon(role.rstrip(" 0123456789"))
+    if kind is not None:
+        yield from (one.path for one in shelved(kind, near) if bare_name(name) in one.names)
 
 
 def _cause(was: Recipe, now: Recipe) -> str:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from safelight.errors import RequestError
+from safelight.tasks.addons import Embedding, Hypernetwork, Lora
 from safelight.tasks.clashes import clashes
 from safelight.tasks.complaint import echo
 from safelight.tasks.edits import (
@@ -204,6 +205,11 @@ class Request(Settings):
     zero_terminal_snr: bool | None = None
     dtype: Dtype = "auto"
     device: Device = "auto"
+
+    loras: Annotated[tuple[Lora, ...], Field(max_length=32)] = ()
+    embeddings: Annotated[tuple[Embedding, ...], Field(max_length=64)] = ()
+    hypernetworks: Annotated[tuple[Hypernetwork, ...], Field(max_length=8)] = ()
+    look_up: bool = True  # whether names in prompts are looked for; a recipe names their files
 
     width: Side | None = None  # None: the model's native size
     height: Side | None = None

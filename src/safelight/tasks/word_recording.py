@@ -173,11 +173,12 @@ class WordRecording:
     phrases: tuple[str, ...] = ()
     _heard: "dict[str, _Heard]" = field(default_factory=dict, init=False)
 
-    def told(self, contexts: Mapping[str, Tensor]) -> None:
-        """These texts come next, by contexts (1, L, D). What is known of others is kept.
+    def told(self, contexts: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
+        """These texts, so read, come next, by contexts (1, L, D). What is known of others is kept.
 
         Raises PromptError for a phrase that no text has, RequestError without any word.
         """
+        self.tokenizer = tokenizer
         for text, context in contexts.items():
             known = self._heard.get(text)
             # a text that a later pass reads in another way has the maps of that pass

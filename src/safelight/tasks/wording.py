@@ -64,10 +64,7 @@ def read(
     warnings = [
         *positive.notes,
         *(f"negative prompt: {note}" for note in negative.notes),
-        *(
-            f"{network} was not applied: this version draws without extra networks."
-            for network in positive.networks
-        ),
+        *_unapplied(request, positive),
         *unused(request, model, positive, steps),
     ]
     for name, prompt in (("", positive), ("negative prompt: ", negative)):
@@ -82,6 +79,20 @@ def read(
             )
             warnings += [name + note for note in report.notes if note not in warnings]
     return Wording(positive, negative, tuple(dict.fromkeys(warnings)))
+
+
+def _unapplied(request: Request, positive: Prompt) -> Iterator[str]:
+    """Tags of a prompt that nothing is put on the model for."""
+    kinds = {kind: {one.tag for one in request.loras} for kind in ("lora", "lyco")}
+    kinds["hypernet"] = {one.tag for one in request.hypernetworks}
+    for network in positive.networks:
+        if network.kind not in kinds:
+            yield f"{network} is of no kind that is known here ({', '.join(kinds)}): left out."
+        elif network.name not in kinds[network.kind]:
+            yield (
+                f"{network} was not applied: no file is given for it. Names are looked up in the "
+                "prompt of the whole picture alone, and unless --no-look-up is given."
+            )
 
 
 def unused(request: Request, model: Model, positive: Prompt, steps: int) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Each chunk is encoded alone, so the bits of a condition never depend on what else is encoded.
 Nothing is remembered between calls: encoders may be changed by adapters at any time. Gradients
-flow if they are enabled.
+flow if they are enabled, also to the vectors of learned words (`with_embeddings`).
 
 Shapes: L rows of all chunks (77 each), D width of all encoders, V width of the vector.
 """
@@ -20,6 +20,7 @@ from safelight.models.clip import ClipText
 from safelight.models.layers import timestep_embedding
 from safelight.text.bpe import Tokenizer
 from safelight.text.chunks import BACKTRACK, EMPTY, Chunk
+from safelight.text.embeddings import Added, Embedding, Learned, learned, looked_up
 from safelight.text.emphasis import from_empty, mean_restored, multiplied, weakened
 from safelight.text.layout import Choice, Layout, Reading, Term, Way, laid_out
 from safelight.text.report import TextReport, reported
@@ -34,9 +35,14 @@ class Conditioner:
     """Texts to conditions."""
 
     def __init__(
-        self, spec: TextSpec, encoders: Sequence[ClipText], tokenizer: Tokenizer | None = None
+        self,
+        spec: TextSpec,
+        encoders: Sequence[ClipText],
+        tokenizer: Tokenizer | None = None,
+        *,
+        words: Learned | None = None,
     ) -> None:
-        """tokenizer: None is one of the spec's vocabulary.
+        """tokenizer: None is one of the spec's vocabulary. words: see `with_embeddings`.
 
         Raises ValueError if there is not one encoder for each role, or if tokenizer and encoders do
         not have the spec's vocabulary.
@@ -45,11 +51,21 @@ class Conditioner:
             raise ValueError(f"{len(spec.roles)} roles need as many encoders; got {len(encoders)}")
         self.spec = spec
         self.encoders = tuple(encoders)
-        self.tokenizer = tokenizer or Tokenizer(vocabulary=spec.vocabulary)
+        self._plain = tokenizer or Tokenizer(vocabulary=spec.vocabulary)
+        self.words = words
+        self.tokenizer = self._plain.with_triggers({} if words is None else words.triggers)
         if self.tokenizer.vocabulary != spec.vocabulary:
             raise ValueError(f"the spec has {spec.vocabulary}; got {self.tokenizer.vocabulary}")
         for encoder in encoders:
             _check_rows(encoder, spec.vocabulary)
+
+    def with_embeddings(self, embeddings: Sequence[Embedding]) -> "Conditioner":
+        """The same encoders, which also know these learned words; this conditioner stays as it is.
+
+        Words that were given before are forgotten. Raises as `embeddings.learned`.
+        """
+        words = learned(embeddings, self.encoders) if embeddings else None
+        return Conditioner(self.spec, self.encoders, self._plain, words=words)
 
     def __call__(self, texts: Sequence[str], sizes: Sequence[Size] | None = None) -> Condition:
         """The condition of several texts as captions: plain, unweighted, padded to equal length."""
@@ -168,9 +184,12 @@ class Conditioner:
         return size
 
     def _towers(self, clip_skip: int | None, force: bool) -> "list[_Tower]":
+        words = self.words
+        added = [None] * len(self.encoders) if words is None else words.added
         return [
-            _Tower(role, encoder, self.spec.vocabulary, _place(role, encoder, clip_skip, force))
-            for role, encoder in zip(self.spec.roles, self.encoders, strict=True)
+            _Tower(role, encoder, self.spec.vocabulary, place, rows)
+            for role, encoder, rows in zip(self.spec.roles, self.encoders, added, strict=True)
+            for place in [_place(role, encoder, clip_skip, force)]
         ]
 
 
@@ -203,12 +222,18 @@ class _Tower:
     """One encoder in its role, during one call of the conditioner."""
 
     def __init__(
-        self, role: TextRole, encoder: ClipText, vocabulary: Vocabulary, place: int
+        self,
+        role: TextRole,
+        encoder: ClipText,
+        vocabulary: Vocabulary,
+        place: int,
+        added: Added | None,
     ) -> None:
         self.role = role
         self.encoder = encoder
         self.vocabulary = vocabulary
         self.place = place
+        self.added = added
         self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], _Encoded] = {}
 
     @property
@@ -291,7 +316,12 @@ class _Tower:
             visible = torch.ones_like(tokens, dtype=torch.bool)
             visible[0, list(hidden_rows)] = False
         depth = None if self.role.pooled else self.place
-        output = self.encoder(tokens, depth=depth, visible=visible)
+        if self.added is not None and max(ids) >= self.added.first:
+            vectors = looked_up(self.encoder, tokens, self.added)
+            eos = self.encoder.eos_positions(tokens)
+            output = self.encoder.forward_embedded(vectors, eos, depth=depth, visible=visible)
+        else:
+            output = self.encoder(tokens, depth=depth, visible=visible)
         hidden = output.hidden_states[self.place]
         if self.role.final_norm:
             hidden = self.encoder.final_norm(hidden)

@@ -124,6 +124,12 @@ def spans_of(text: str, dialect: Dialect) -> tuple[Span, ...]:
     return (Span(checked(text)),)
 
 
+def named_embeddings(text: str) -> tuple[str, ...]:
+    """What ComfyUI's dialect calls by `embedding:name`, in order, without commas at its end."""
+    spans = comfy_spans(text)
+    return tuple(m[1].strip(",") for span in spans for m in _EMBEDDING.finditer(span.text))
+
+
 def laid_out(text: str, tokenizer: Tokenizer, reading: Reading = DEFAULT) -> Layout:
     """The chunks of a text.
 

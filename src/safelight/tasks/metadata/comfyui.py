@@ -56,6 +56,7 @@ def _read(graph: Graph) -> Reading:
         walk.notes.add("no sampler was found, so nothing can be drawn from this graph.")
         return Reading("ComfyUI", None, walk.notes.told())
     walk.sampling(sampler)
+    walk.worn()
     walk.decoding(saved)
     walk.name_unknown(saved)
     walk.name_nameless(saved)
@@ -92,6 +93,7 @@ class Walk:
     notes: Notes = field(default_factory=Notes)
     settings: dict[str, object] = field(default_factory=dict)
     understood: set[str] = field(default_factory=set)  # ids of nodes
+    loras: dict[str, dict[str, object]] = field(default_factory=dict)  # by the id of their node
 
     # --- the way back to the first sampler ----------------------------------------------------
 
@@ -226,27 +228,40 @@ class Walk:
     # --- the files ----------------------------------------------------------------------------
 
     def _clip(self, link: Link | None) -> None:
-        for _, node in self._along(link, lambda node, _: node.link("clip")):
+        for here, node in self._along(link, lambda node, _: node.link("clip")):
             layer = self._value(node, "stop_at_clip_layer")
             if node.kind == "CLIPSetLastLayer" and isinstance(layer, int):
                 self.settings["clip_skip"] = -layer
-            self._lora(node)
+            self._lora(here, node, "text_weight", "strength_clip")
 
-    def _lora(self, node: Node) -> None:
+    def _lora(self, here: Link, node: Node, weight: str, strength: str) -> None:
+        """A node that puts a LoRA on the model or on the text encoder: on those that it feeds."""
         name = self._value(node, "lora_name")
         if isinstance(name, str):
-            self.notes.left_out("LoRA", name)
+            # ComfyUI has its own norm for DoRA; other LoRAs have none
+            fresh = {"file": name, "weight": 0.0, "text_weight": 0.0, "dora": "base"}
+            group = self.loras.setdefault(here.node, fresh)
+            given = self._value(node, strength, "strength")
+            group[weight] = 1.0 if given is None else given
+
+    def worn(self) -> None:
+        """The LoRAs that were passed on the way, each after those that it builds on."""
+        if self.loras:
+            order = sorted(
+                self.loras, key=lambda name: len(set(self.graph.upstream(Link(name, 0))))
+            )
+            self.settings["loras"] = [self.loras[name] for name in order]
 
     def _model(self, link: Link | None) -> None:
         last = None
-        for _, node in self._along(link, lambda node, _: node.link("model")):
-            self._model_change(node)
+        for here, node in self._along(link, lambda node, _: node.link("model")):
+            self._model_change(here, node)
             last = node
         name = self._value(last, "ckpt_name", "unet_name") if last is not None else None
         if isinstance(name, str):
             self.settings["model"] = name
 
-    def _model_change(self, node: Node) -> None:
+    def _model_change(self, here: Link, node: Node) -> None:
         """A node that changes what the model predicts."""
         guidance = self.settings.setdefault("guidance", {})
         assert isinstance(guidance, dict)
@@ -267,7 +282,12 @@ class Walk:
                 if PREDICTIONS.get(sampling) is None:
                     self.notes.left_out("sampling", sampling)
             case "LoraLoader" | "LoraLoaderModelOnly":
-                self._lora(node)
+                self._lora(here, node, "weight", "strength_model")
+            case "HypernetworkLoader":
+                nets = self.settings.setdefault("hypernetworks", [])
+                assert isinstance(nets, list)
+                file, weight = (self._value(node, n) for n in ("hypernetwork_name", "strength"))
+                nets.insert(0, {"file": file, "weight": 1.0 if weight is None else weight})
             case kind if kind not in LOADERS and kind not in PASSING:
                 self.notes.add(f"node {kind[:60]} changes the model and was left out.")
 

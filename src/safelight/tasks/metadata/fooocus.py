@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from safelight.tasks.bounded_json import Json, as_object, parse_json
-from safelight.tasks.metadata.reading import Notes, Reading, settled
+from safelight.tasks.metadata.reading import Notes, Reading, StatedHash, settled, stated_hashes
+from safelight.tasks.recipe import bare_name
 
 JSON_LIMIT = 1_000_000  # characters
 PAIR = re.compile(r"\(?\s{0,4}(\d{1,6})\s{0,4}[,x×*]\s{0,4}(\d{1,6})\s{0,4}\)?")
@@ -53,6 +54,7 @@ def read_fooocus(text: str) -> Reading:
     settings["prompt"] = _encoded(given, "prompt", notes)
     settings["negative_prompt"] = _encoded(given, "negative_prompt", notes)
     settings.update(_size(given.get("resolution"), notes))
+    settings["loras"], hashes = _loras(given.get("loras"), notes)
     vae = given.get("vae")
     settings["vae"] = vae if isinstance(vae, str) and not vae.startswith("Default") else None
     _note_the_rest(given, notes)
@@ -62,7 +64,23 @@ def read_fooocus(text: str) -> Reading:
         settled(settings, notes),
         notes.told(),
         known if isinstance(known, str) else None,
+        hashes,
     )
+
+
+def _loras(given: Json, notes: Notes) -> tuple[list[dict[str, object]], tuple[StatedHash, ...]]:
+    """The LoRAs of a list of [file, weight, hash], and their hashes."""
+    groups: list[dict[str, object]] = []
+    hashes: list[StatedHash] = []
+    for lora in given[:50] if isinstance(given, list) else []:
+        if not isinstance(lora, list) or not lora or not isinstance(lora[0], str):
+            notes.left_out("LoRA", lora)
+            continue
+        name = lora[0]
+        groups.append({"file": name, "weight": lora[1] if len(lora) > 1 else 1.0})
+        if len(lora) > 2 and isinstance(lora[2], str):
+            hashes += stated_hashes("lora", f"{bare_name(name)}:{lora[2]}")
+    return groups, tuple(hashes)
 
 
 def _encoded(given: Mapping[str, Json], name: str, notes: Notes) -> str:
@@ -91,9 +109,6 @@ def _note_the_rest(given: Mapping[str, Json], notes: Notes) -> None:
     refiner = given.get("refiner_model")
     if isinstance(refiner, str) and refiner not in ("", "None"):
         notes.left_out("refiner_model", refiner)
-    loras = given.get("loras")
-    for lora in loras[:50] if isinstance(loras, list) else []:
-        notes.left_out("LoRA", lora[0] if isinstance(lora, list) and lora else lora)
     for key, value in given.items():
         repeated = key.startswith("lora_combined")
         if key not in DIRECT and key not in SILENT and not repeated and value not in (None, ""):

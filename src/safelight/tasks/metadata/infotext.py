@@ -16,6 +16,7 @@ from pathlib import PurePath
 
 from safelight.errors import FileError
 from safelight.tasks.large import DOUBLE, Hires, is_plain
+from safelight.tasks.metadata.infotext_addons import hash_fields, in_tags
 from safelight.tasks.recipe import Recipe, UsedFile, bare_name
 from safelight.tasks.request import Request
 
@@ -32,6 +33,7 @@ TOLD_ELSEWHERE = frozenset(
         *("prompt", "negative_prompt", "steps", "sampler", "schedule", "cfg_scale", "seed"),
         *("width", "height", "model", "vae", "subseed", "subseed_strength", "resize_from"),
         *("clip_skip", "ensd", "noise_source", "count", "batch", "exact", "device", "hires"),
+        "look_up",
     }
 )
 ESRGAN_FILES = {  # A1111's names for the files that it fetches
@@ -74,7 +76,7 @@ def infotext(recipe: Recipe) -> str:
 
     What A1111 has no key for follows as JSON under "Safelight settings", which its readers skip.
     """
-    request = recipe.request
+    request = in_tags(recipe.request)
     negative = f"\n{NEGATIVE} {request.negative_prompt}" if request.negative_prompt else ""
     fields = ", ".join(f"{key}: {quoted(value)}" for key, value in _fields(recipe))
     return f"{request.prompt}{negative}\n{fields}".strip()
@@ -91,7 +93,8 @@ def _fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield from _drawn_fields(recipe)
     else:
         yield from _enlarged_fields(recipe)
-    others = _other_settings(recipe.request)
+    yield from hash_fields(recipe)
+    others = _other_settings(in_tags(recipe.request))
     if others:
         yield SETTINGS_KEY, json.dumps(others, separators=(",", ":"))
     yield "Version", f"safelight {recipe.software.safelight}"

@@ -16,7 +16,7 @@ from safelight.tasks.metadata.infotext import (
     Infotext,
     parse_infotext,
 )
-from safelight.tasks.metadata.reading import Notes, Reading, settled
+from safelight.tasks.metadata.reading import Notes, Reading, settled, stated_hashes
 from safelight.tasks.recipe import bare_name
 from safelight.tasks.request import AUTOMATIC, Request
 
@@ -24,8 +24,10 @@ from safelight.tasks.request import AUTOMATIC, Request
 SILENT = frozenset(
     {
         *("version", "model hash", "vae hash", "batch size", "batch pos", "user", "created date"),
-        *("civitai metadata", "hashes", "ti hashes", "lora hashes", "metadata scheme"),
-        *("model", "vae", "sampler", "schedule type", "scheduler", "rng"),  # read before
+        *("civitai metadata", "hashes", "metadata scheme"),
+        # read before
+        *("ti hashes", "lora hashes", "model", "vae", "rng"),
+        *("sampler", "schedule type", "scheduler"),
     }
 )
 SIZE = re.compile(r"(\d{1,6})\s?[xX×]\s?(\d{1,6})")
@@ -71,7 +73,16 @@ def read_fields(parts: Infotext) -> Reading:
     for line in parts.rest:
         if line.strip():
             notes.add("a line after the settings was left out.")
-    return Reading(source, settled(settings, notes), notes.told(), fields.get("model hash"))
+    return Reading(
+        source,
+        settled(settings, notes),
+        notes.told(),
+        fields.get("model hash"),
+        (
+            *stated_hashes("lora", fields.get("lora hashes", "")),
+            *stated_hashes("embedding", fields.get("ti hashes", "")),
+        ),
+    )
 
 
 def _take(settings: Settings, key: str, value: str, notes: Notes) -> None:

@@ -30,7 +30,15 @@ SILENT = frozenset(
     {
         *("app_version", "generation_mode", "model", "vae", "clip_skip", "rand_device"),
         *("cfg_rescale_multiplier", "strength", "init_image", "positive_style_prompt"),
-        *("negative_style_prompt", "type", "id", "is_intermediate", "use_cache", "workflow"),
+        *(
+            "loras",
+            "negative_style_prompt",
+            "type",
+            "id",
+            "is_intermediate",
+            "use_cache",
+            "workflow",
+        ),
     }
 )
 DREAM_OPTIONS = MappingProxyType(
@@ -70,6 +78,7 @@ def read_invokeai(text: str) -> Reading:
         settings["clip_skip"] = skip + 1  # counted from 0 there
     _check_mode(given, notes)
     _style_prompts(given, notes)
+    settings["loras"] = _loras(given.get("loras"), notes)
     for key, value in given.items():
         if key not in DIRECT and key not in SILENT and value not in (None, False, [], {}, ""):
             notes.left_out(key, value)
@@ -82,6 +91,18 @@ def _check_mode(given: Mapping[str, Json], notes: Notes) -> None:
         notes.left_out("generation_mode", mode)
     if given.get("init_image") is not None:
         notes.add("another picture was the start; only the drawing from text was read.")
+
+
+def _loras(given: Json, notes: Notes) -> list[dict[str, object]]:
+    """The LoRAs of a list of {"model" or "lora": ..., "weight": ...}, by age of the program."""
+    groups: list[dict[str, object]] = []
+    for lora in given[:50] if isinstance(given, list) else []:
+        name = _name(lora.get("model", lora.get("lora"))) if isinstance(lora, dict) else None
+        if name is None or not isinstance(lora, dict):
+            notes.left_out("loras", lora)
+        else:
+            groups.append({"file": name, "weight": lora.get("weight", 1.0)})
+    return groups
 
 
 def _style_prompts(given: Mapping[str, Json], notes: Notes) -> None:

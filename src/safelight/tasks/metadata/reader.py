@@ -11,7 +11,7 @@ from safelight.tasks.bounded_json import as_object, parse_json
 from safelight.tasks.metadata import comfyui, fooocus, invokeai, novelai
 from safelight.tasks.metadata.infotext import parse_infotext
 from safelight.tasks.metadata.infotext_request import read_fields
-from safelight.tasks.metadata.reading import Reading
+from safelight.tasks.metadata.reading import Reading, StatedHash
 from safelight.tasks.metadata.stealth import stealth_text
 from safelight.tasks.picture_file import (
     RECIPE_KEY,
@@ -36,6 +36,7 @@ class Found:
     notes: tuple[str, ...] = ()  # what was not understood or not taken over
     texts: Mapping[str, str] = field(default_factory=dict)  # all that was there, as it was
     model_hash: str | None = None  # as the program tells it
+    hashes: tuple[StatedHash, ...] = ()  # of LoRAs and learned words; a recipe has its own
 
 
 def read_settings(path: Path | str) -> Found:
@@ -80,6 +81,7 @@ def settings_of(picture: OpenedPicture) -> Found:
                 tuple(notes),
                 texts,
                 reading.model_hash,
+                reading.hashes,
             )
     return Found(NOTHING, notes=tuple(notes), texts=texts)
 

@@ -9,6 +9,9 @@ from safelight.tasks.named_files import renamed
 from safelight.tasks.recipe import bare_name
 from safelight.tasks.request import Request
 
+HEX = frozenset("0123456789abcdef")
+SHORTEST = 8  # digits of a hash; fewer prove nothing
+HASHES_LIMIT = 20_000  # characters
 NOTE_LIMIT = 100  # notes of one picture; a hostile one could ask for millions
 
 # Settings whose values must be known by name; in the order in which one needs the other.
@@ -45,6 +48,15 @@ class Notes:
         return (*self.lines, *more)
 
 
+@dataclass(frozen=True, slots=True)
+class StatedHash:
+    """The beginning of the hash of a LoRA or learned word, by the name that a prompt says."""
+
+    role: str  # "lora" or "embedding"
+    name: str
+    digest: str  # hex digits
+
+
 @dataclass(frozen=True)
 class Reading:
     """A program's settings in our words."""
@@ -53,6 +65,7 @@ class Reading:
     request: Request | None  # None: what was found draws nothing
     notes: tuple[str, ...] = ()
     model_hash: str | None = None  # as the program tells it; its kind differs by program
+    hashes: tuple[StatedHash, ...] = ()
 
 
 def settled(settings: Mapping[str, object], notes: Notes) -> Request | None:
@@ -93,6 +106,17 @@ def _with(request: Request, name: str, value: object, notes: Notes) -> Request:
     except RequestError as error:
         notes.add(f"{error} It was left out.")
         return request
+
+
+def stated_hashes(role: str, text: str) -> tuple[StatedHash, ...]:
+    """Those of A1111's lists: "style: 1b2c3d4e5f6a, other: 0a1b2c3d4e5f"."""
+    pairs = (part.rpartition(":") for part in text[:HASHES_LIMIT].split(","))
+    found = ((name.strip(), digest.strip().lower().removeprefix("0x")) for name, _, digest in pairs)
+    return tuple(
+        StatedHash(role, name, digest)
+        for name, digest in found
+        if name and SHORTEST <= len(digest) <= 64 and set(digest) <= HEX
+    )
 
 
 def _plain(name: str) -> str:
