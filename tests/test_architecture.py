@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "tasks": 5,
     "evaluation": 5,
     "training": 5,
+    "merging": 5,
     "cli": 6,
 }
 ONE_ROOM = {  # files that lie beside the rooms and belong together

@@ -1,14 +1,18 @@
 """A model to a file or folder of either layout, and one layout to the other weight by weight."""
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
 
-from safelight.checkpoints.checkpoint import checked
+from safelight.checkpoints.checkpoint import Checkpoint, by_prefix, checked
+from safelight.checkpoints.library import short_name
 from safelight.checkpoints.load import open_checkpoint, with_other_vae
+from safelight.checkpoints.made_by import MadeBy, ingredient
 from safelight.checkpoints.stock import Stock, stock_of_module, stock_of_part
 from safelight.checkpoints.vae_file import open_vae
 from safelight.checkpoints.vision_folder import clip_vision_part, has_clip_vision
@@ -20,6 +24,7 @@ from safelight.model import Model
 from safelight.models.autoencoder import Autoencoder
 from safelight.models.clip import ClipVision
 from safelight.models.taesd import TinyAutoencoder
+from safelight.printable import shown
 from safelight.writing import make_folder
 
 Layout = Literal["diffusers", "ldm"]
@@ -46,7 +51,9 @@ def save(
     stocks = _stocks(model)
     if image_encoder is not None:
         stocks.append(stock_of_module("image_encoder", image_encoder.config, image_encoder))
-    _write(stocks, model.family, Path(path), layout, dtype, max_file_bytes)
+    write_stocks(
+        stocks, model.family, Path(path), layout, dtype=dtype, max_file_bytes=max_file_bytes
+    )
 
 
 def convert(
@@ -61,8 +68,12 @@ def convert(
     variant: str | None = None,
     vae: str | os.PathLike[str] | None = None,
     max_file_bytes: int | None = None,
-) -> None:
+    recipe: bool = False,
+) -> tuple[str, ...]:
     """Write the model of a file or folder in a layout, without building it.
+
+    Gives in words what of the source was left behind. recipe: tell in the metadata what it was
+    made of, with SHA-256 (`made_by`); without it, what is written depends on the weights alone.
 
     vae: a file or folder whose autoencoder is written instead of the model's own.
     max_file_bytes: see `save`.
@@ -93,7 +104,43 @@ def convert(
         if layout == "diffusers" and has_clip_vision(Path(source)):
             seen = stack.enter_context(clip_vision_part(Path(source), variant=variant))
             stocks.append(stock_of_part(seen))
-        _write(stocks, checkpoint.family, Path(target), layout, dtype, max_file_bytes)
+        left = left_behind(checkpoint)
+        remarks: Mapping[str, str] = {}
+        if recipe:
+            settings: dict[str, object] = {
+                "dtype": None if dtype is None else short_name(dtype),
+                "ema": ema or None,
+                "prediction": prediction,
+                "zero_terminal_snr": zero_terminal_snr,
+                "variant": variant,
+            }
+            stated = {name: value for name, value in settings.items() if value is not None}
+            used = [ingredient(Path(source), "model", metadata=checkpoint.files[0].file.metadata)]
+            used += [] if vae is None else [ingredient(Path(vae), "vae")]
+            remarks = MadeBy("convert", stated, used, left).remarks()
+        write_stocks(
+            stocks,
+            checkpoint.family,
+            Path(target),
+            layout,
+            dtype=dtype,
+            max_file_bytes=max_file_bytes,
+            remarks=remarks,
+        )
+        return left
+
+
+def left_behind(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What a checkpoint holds beside its parts, in words: of no use here, or of no part."""
+    told = []
+    for what, names in (
+        ("of no use for drawing", checkpoint.ignored),
+        ("of no part of a model", checkpoint.unknown),
+    ):
+        if names:
+            counts = ", ".join(f"{shown(name)} ({count})" for name, count in by_prefix(names))
+            told.append(f"left behind, {what}: {counts}")
+    return tuple(told)
 
 
 def _stocks(model: Model) -> list[Stock]:
@@ -108,23 +155,31 @@ def _stocks(model: Model) -> list[Stock]:
     ]
 
 
-def _write(
+def write_stocks(
     stocks: list[Stock],
     family: Family,
     path: Path,
     layout: Layout,
-    dtype: torch.dtype | None,
-    max_file_bytes: int | None,
+    *,
+    dtype: torch.dtype | None = None,
+    max_file_bytes: int | None = None,
+    remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
+    """The parts of a model in a layout, one tensor at a time; see `save`.
+
+    remarks: metadata of the weights files.
+    """
     if layout == "diffusers":
         make_folder(path.parent)
-        write_diffusers(stocks, family, path, dtype=dtype, max_file_bytes=max_file_bytes)
+        write_diffusers(
+            stocks, family, path, dtype=dtype, max_file_bytes=max_file_bytes, remarks=remarks
+        )
     elif layout == "ldm":
         if max_file_bytes is not None:
             raise RequestError(
                 "the original layout is one file, which cannot be split; leave max_file_bytes out, "
                 "or save as a Diffusers folder"
             )
-        write_original(stocks, family, path, dtype=dtype)
+        write_original(stocks, family, path, dtype=dtype, remarks=remarks)
     else:
         raise RequestError(f"unknown layout {layout!r}; choose diffusers or ldm")

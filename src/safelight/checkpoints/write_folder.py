@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -47,9 +48,11 @@ def write_diffusers(
     *,
     dtype: torch.dtype | None = None,
     max_file_bytes: int | None = None,
+    remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """All parts of a model in a new folder; see `save`.
 
+    remarks: metadata of every weights file.
     Raises OutputError if that cannot be done, RequestError for a tensor that no file may hold.
     """
     files = {_folder(stock, family): _entries(stock, dtype) for stock in stocks}
@@ -59,7 +62,8 @@ def write_diffusers(
             name = _folder(stock, family)
             stem = "model" if isinstance(stock.config, _TRANSFORMERS) else STEM
             (folder / name).mkdir()
-            write_shards(folder / name, stem, files[name], {"format": "pt"}, max_file_bytes)
+            metadata = {"format": "pt", **remarks}
+            write_shards(folder / name, stem, files[name], metadata, max_file_bytes)
             write_json(folder / name / "config.json", part_json(stock, family))
         for role, name in zip(family.text.roles, _text_folders(family), strict=True):
             tokenizer = name.replace("text_encoder", "tokenizer")

@@ -1,7 +1,8 @@
 """A model as one safetensors file of the original layout, which most programs read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -40,10 +41,16 @@ _SAID = {"eps": "epsilon", "v": "v"}
 
 
 def write_original(
-    stocks: list[Stock], family: Family, path: Path, *, dtype: torch.dtype | None = None
+    stocks: list[Stock],
+    family: Family,
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    remarks: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """All parts of a model in one file.
 
+    remarks: metadata beside what the layout asks for.
     Raises RequestError for a model that the layout cannot hold, OutputError if it cannot be
     written.
     """
@@ -58,7 +65,7 @@ def write_original(
         prefix, open_clip = prefixes[stock.role]
         out += entries(stock, _rows(stock, open_clip=open_clip), prefix=prefix, dtype=dtype)
     make_folder(path.parent)
-    write_safetensors(path, [*out, *_marks(family)], _metadata(stocks, family))
+    write_safetensors(path, [*out, *_marks(family)], {**_metadata(stocks, family), **remarks})
 
 
 def _place(family: Family) -> Place:

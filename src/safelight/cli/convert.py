@@ -1,18 +1,24 @@
-"""`safelight convert`: a model in another layout or type."""
+"""`safelight convert`: a model or an adapter in another layout or type."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from safelight.cli.adapter_options import For
+
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A file, a Diffusers folder, or a model's name.")],
+    source: Annotated[
+        str, typer.Argument(help="A model's or adapter's file, a Diffusers folder, or a name.")
+    ],
     target: Annotated[Path, typer.Argument(help="A new .safetensors file, or a new folder.")],
     layout: Annotated[
         str | None,
         typer.Option(
-            "--layout", help="diffusers (a folder) or single [as the target's name says]."
+            "--layout",
+            help="diffusers (a folder) or single [by the target]; of an adapter kohya [usual] or "
+            "diffusers.",
         ),
     ] = None,
     dtype: Annotated[
@@ -34,11 +40,14 @@ def convert(
         bool | None,
         typer.Option("--zero-snr/--no-zero-snr", help="Zero terminal SNR [as the file says]."),
     ] = None,
+    model: For = None,
 ) -> None:
-    """Write a model in another file layout or type.
+    """Write a model or an adapter in another file layout or type.
 
-    From a Diffusers folder to one file of the original layout and back. Weights keep their bits
-    unless --dtype is given. Nothing that exists is replaced.
+    A model from a Diffusers folder to one file of the original layout and back; an adapter from
+    kohya's names to Diffusers' and back. Weights keep their bits unless --dtype is given. What is
+    of no use for drawing (a second set of weights, training's state) is left behind, and said.
+    The result carries its recipe; nothing that exists is replaced.
     """
     from safelight.cli.converting import convert_model
 
@@ -52,4 +61,5 @@ def convert(
         variant=variant,
         prediction=prediction,
         zero_terminal_snr=zero_snr,
+        model=model,
     )

@@ -1,16 +1,16 @@
 """What `safelight convert` does once it is asked to."""
 
+from collections.abc import Mapping
 from pathlib import Path
-
-from rich.filesize import decimal
 
 from safelight.checkpoints.library import SUFFIXES, find_model
 from safelight.checkpoints.save import Layout, convert
-from safelight.cli.destination import taken
-from safelight.engines.placement import DTYPES
+from safelight.cli.adapter_files import rename
+from safelight.cli.written import chosen_dtype, must_be_new, tell_written
 from safelight.errors import RequestError
-from safelight.printable import shown
+from safelight.merging.adapter_inputs import is_adapter
 
+_FOR_MODELS = ("--vae", "--ema", "--variant", "--prediction", "--zero-snr")
 LAYOUTS: dict[str, Layout] = {"diffusers": "diffusers", "single": "ldm"}
 
 
@@ -25,28 +25,43 @@ def convert_model(
     variant: str | None,
     prediction: str | None,
     zero_terminal_snr: bool | None,
+    model: str | None,
 ) -> None:
-    """Write the model and say where it is.
+    """Write the model or adapter and say where it is.
 
     Raises RequestError for a layout, type or target that cannot be, and what `save.convert` raises.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise RequestError(f"--dtype must be {', '.join(DTYPES)}; got {dtype!r}.")
+    found = find_model(source)
+    if is_adapter(found):
+        stated = (vae, ema, variant, prediction, zero_terminal_snr)
+        _refuse_for_adapters(dict(zip(_FOR_MODELS, stated, strict=True)))
+        rename(found, target, layout=layout, dtype=dtype, model=model)
+        return
+    if model is not None:
+        raise RequestError("--model is for adapters; a model is converted here. Leave it out.")
+    wanted = chosen_dtype(dtype)
     chosen = layout_of(target, layout)
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise RequestError(f"{taken(target)}.")
-    convert(
-        find_model(source),
+    must_be_new(target)
+    left = convert(
+        found,
         target,
         chosen,
-        dtype=None if dtype is None else DTYPES[dtype],
+        dtype=wanted,
         vae=None if vae is None else find_model(vae, what="autoencoder"),
         ema=ema,
         variant=variant,
         prediction=prediction,
         zero_terminal_snr=zero_terminal_snr,
+        recipe=True,
     )
-    print(f"{shown(target)}  {decimal(size_of(target))}")
+    tell_written(target, left)
+
+
+def _refuse_for_adapters(stated: Mapping[str, object]) -> None:
+    """Raise RequestError for an option that says nothing of an adapter."""
+    for flag, value in stated.items():
+        if value not in (None, False):
+            raise RequestError(f"{flag} is for models; an adapter is converted here. Leave it out.")
 
 
 def layout_of(target: Path, layout: str | None) -> Layout:
@@ -59,9 +74,3 @@ def layout_of(target: Path, layout: str | None) -> Layout:
     if layout == "diffusers" and named_as_file:
         raise RequestError(f"the layout diffusers is a folder; {target} is named as a file.")
     return LAYOUTS[layout]
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

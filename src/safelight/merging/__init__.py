@@ -1,0 +1,1 @@
+"""Models and adapters made of other models and adapters: merged, extracted, resized."""
