@@ -39,6 +39,8 @@ from safelight.models.layers import timestep_embedding
 from safelight.models.unet import UNet
 from unet_published import FAMILIES, tiny, twins
 
+pytestmark = pytest.mark.slow
+
 NEAR = 1e-4
 A = "default"
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

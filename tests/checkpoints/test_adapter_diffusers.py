@@ -27,6 +27,7 @@ from safelight.checkpoints.adapter_save import AdapterLayout, save_adapter
 from safelight.errors import CheckpointError
 
 pytestmark = [
+    pytest.mark.slow,
     # PEFT takes a bias for a shard of a matrix, and looks for a compiler that it does not need.
     pytest.mark.filterwarnings("ignore:Adapter .* LoRA tensor"),
     pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension"),
@@ -34,7 +35,7 @@ pytestmark = [
 ]
 State = dict[str, Tensor]
 LAYOUTS: list[AdapterLayout] = ["kohya", "diffusers"]
-FAMILIES = ["sd15", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd2-base", "sdxl"))]
+FAMILIES = ["sd15", "sd2-base", "sdxl"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

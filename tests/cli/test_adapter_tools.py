@@ -18,6 +18,8 @@ from safelight.checkpoints.adapter_save import save_adapter
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.save import save
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shelves(shelf: Path, place: Path) -> Path:

@@ -88,7 +88,8 @@ def test_a_world_is_that_of_a_training_config_of_scenes(tmp_path: Path) -> None:
     world = world_of(config)
     assert world.styles == ("noto",)
     assert world.mix == {"single": 1.0}
-    config.write_text('recipe = "autoencoder"\nfolder = "x"\n[data]\npath = "x"\nsize = 64\n' + tail)
+    data = 'path = "x"\nsize = 64\n'
+    config.write_text(f'recipe = "autoencoder"\nfolder = "x"\n[data]\n{data}{tail}')
     with pytest.raises(RequestError, match="its data are no scenes"):
         world_of(config)
 

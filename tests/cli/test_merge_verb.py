@@ -15,6 +15,8 @@ from cli_tiny import SMALL, Cli, files, pixels, tiny_model
 from safelight.checkpoints.hashes import folder_sha256, sha256
 from safelight.checkpoints.save import save
 
+pytestmark = pytest.mark.slow
+
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 State = dict[str, Tensor]
 

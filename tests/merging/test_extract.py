@@ -29,6 +29,8 @@ from safelight.merging.merge import merge
 from safelight.merging.plan import Taken, checked_plan
 from safelight.merging.weights import Weights
 
+pytestmark = pytest.mark.slow
+
 EMBEDDINGS = "text_model.embeddings."
 
 

@@ -20,6 +20,8 @@ from safelight.merging.plan import Taken, checked_plan
 from safelight.merging.sources import Reader
 from safelight.merging.weights import Weights
 
+pytestmark = pytest.mark.slow
+
 Families = Callable[..., OnDisk]
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 

@@ -25,6 +25,8 @@ from safelight.tasks.request import Request
 from safelight.tasks.stage import NOTHING
 from safelight.tasks.supplies import Supplies
 
+pytestmark = pytest.mark.slow
+
 WEIGHT, STEPS = 0.7, 5
 PROJECTIONS = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj", "out_proj")
 THEIRS = "a red <glow> on a blue table"
