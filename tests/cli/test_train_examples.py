@@ -27,6 +27,10 @@ SCENES = (
     "data.groups=['animals-nature','food-drink']", "data.concepts=6",
 )  # fmt: skip
 CRITIC = ("critic.widths=[8,16,16]", "critic.groups=4")
+TEACH = (
+    *FOLDER[:2], "data.multiple=16", "training.precision=fp32", "training.micro_batch=2",
+    "previews.steps=2",
+)  # fmt: skip
 CHANGES: Mapping[str, tuple[str, ...]] = {
     "autoencoder": (*FOLDER, *CODER, *CRITIC),
     "clip": (*FOLDER, *TOWERS),
@@ -40,6 +44,10 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
         "control.resolution=32",
     ),
     "finetune": (*FOLDER, "data.multiple=16", "training.precision=fp32", "previews.steps=2"),
+    "lora": TEACH,
+    "dreambooth": (*TEACH, "prior.count=2", "prior.steps=2"),
+    "textual-inversion": TEACH,
+    "lcm": (*TEACH, "distillation.solver_steps=10"),
     "evaluator": (*SCENES, "evaluator.widths=[8,8,8,8]", "evaluator.image_size=32"),
     "one-hour-autoencoder": (*SCENES, *CODER),
     "one-hour-clip": (*SCENES, *TOWERS),

@@ -17,7 +17,7 @@ from safelight.errors import FileError, RequestError
 from safelight.models.vector_quantiser import VqAutoencoder
 from safelight.training.clip.contrastive import UNSAID
 from safelight.training.clip.teacher import Teacher, write_teacher
-from safelight.training.config.reading import checked
+from safelight.training.config.reading import ConfigError, checked
 from safelight.training.draw import Draw
 from safelight.training.latent_data import EncodedPictures
 from safelight.training.loop import train

@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "resize": "Bring an adapter to another rank.",
     "data": "Look at a training set and pack it.",
     "train": "Train an autoencoder, a CLIP, a diffusion model, a ControlNet or an evaluator.",
+    "teach": "Teach a model a thing, a style or a word from a few pictures.",
     "evaluate": "Judge a model's pictures, with ceilings and baselines beside.",
     "models": "List the models on this machine.",
     "download": "Fetch a model: the only command that uses the network.",

@@ -65,25 +65,35 @@ def target(process: Process, latents: Tensor, noise: Tensor, at: Levels) -> Tens
     return process.prediction.target(latents.float(), noise, _wide(at.sigma))
 
 
-def picture_errors(output: Tensor, wanted: Tensor, *, huber: float | None = None) -> Tensor:
+def picture_errors(
+    output: Tensor, wanted: Tensor, *, huber: float | None = None, mask: Tensor | None = None
+) -> Tensor:
     """The error of each picture, averaged over its numbers: (B,) float32.
 
     Squared, or with `huber` the pseudo-Huber error 2 c (sqrt(d² + c²) - c), which is d² for
     d far below c and grows like 2 c |d| beyond. Song and Dhariwal 2023 (arXiv:2310.14189).
+    mask (B, 1, h, w) is what the error of each place is multiplied by before the mean.
     """
     difference = output.float() - wanted.float()
-    if huber is None:
-        return difference.square().flatten(1).mean(1)
-    # (sqrt(d² + c²) - c) loses all digits for small d; the quotient below does not.
-    squared = difference.square()
-    return (2 * huber * squared / ((squared + huber**2).sqrt() + huber)).flatten(1).mean(1)
+    errors = difference.square()
+    if huber is not None:
+        # (sqrt(d² + c²) - c) loses all digits for small d; the quotient below does not.
+        errors = 2 * huber * errors / ((errors + huber**2).sqrt() + huber)
+    if mask is not None:
+        errors = errors * mask.float()
+    return errors.flatten(1).mean(1)
 
 
 def diffusion_loss(
-    output: Tensor, wanted: Tensor, weight: Tensor | None = None, *, huber: float | None = None
+    output: Tensor,
+    wanted: Tensor,
+    weight: Tensor | None = None,
+    *,
+    huber: float | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The mean over pictures of weight (B,) times each picture's mean error; scalar, float32."""
-    errors = picture_errors(output, wanted, huber=huber)
+    errors = picture_errors(output, wanted, huber=huber, mask=mask)
     return errors.mean() if weight is None else (weight * errors).mean()
 
 

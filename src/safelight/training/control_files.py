@@ -50,24 +50,27 @@ class MapFiles:
         return Example(self.ids[index], partial(read_file, path), stamp=str(path))
 
 
-def open_maps(folder: Path, sources: Sequence[Source], places: Sequence[Placement]) -> MapFiles:
+def open_maps(
+    folder: Path, sources: Sequence[Source], places: Sequence[Placement], *, word: str = "map"
+) -> MapFiles:
     """The maps of the pictures of these sources: in the folder, with the picture's id as name.
 
     A picture's id is its path below its own folder, without suffix; the suffix of the map may be
-    another. Raises FileError for a folder that is none, for pictures without a map, and for a map
-    of another size than its picture, which would not lie on it.
+    another. word: what messages call a map. Raises FileError for a folder that is none, for
+    pictures without a map, and for a map of another size than its picture, which would not lie on
+    it.
     """
     if not folder.is_dir():
-        raise FileError(f"{shown(folder)} is not a folder of maps")
+        raise FileError(f"{shown(folder)} is not a folder of {word}s")
     ids = tuple(source.example(i).id for source in sources for i in range(len(source)))
     found = [_found(folder, name) for name in ids]
     lost = [name for name, path in zip(ids, found, strict=True) if path is None]
     if lost:
         more = ", ..." if len(lost) > _NAMED else ""
         raise FileError(
-            f"{len(lost)} of {len(ids)} pictures have no map in {shown(folder)}: "
-            f"{', '.join(shown(name, 60) for name in lost[:_NAMED])}{more}; each map has the name "
-            f"of its picture, and one of {', '.join(sorted(SUFFIXES))}"
+            f"{len(lost)} of {len(ids)} pictures have no {word} in {shown(folder)}: "
+            f"{', '.join(shown(name, 60) for name in lost[:_NAMED])}{more}; each {word} has the "
+            f"name of its picture, and one of {', '.join(sorted(SUFFIXES))}"
         )
     paths = tuple(path for path in found if path is not None)
     hashes = []
@@ -76,8 +79,9 @@ def open_maps(folder: Path, sources: Sequence[Source], places: Sequence[Placemen
         size = upright_size(data, str(path))
         if size != place.original:
             raise FileError(
-                f"the map {shown(path)} is {size[0]}x{size[1]} and its picture "
-                f"{place.original[0]}x{place.original[1]}; give maps of the size of their pictures"
+                f"the {word} {shown(path)} is {size[0]}x{size[1]} and its picture "
+                f"{place.original[0]}x{place.original[1]}; give {word}s of the size of their "
+                "pictures"
             )
         hashes.append(content_hash(data))
     return MapFiles(folder, ids, paths, content_hash(" ".join(sorted(hashes))))

@@ -38,6 +38,8 @@ class LatentBatch:
     pooled: Tensor | None = None  # (B, P), beside a context
     sizes: Tensor | None = None  # (B, 5 or 6), where the network is told sizes
     concat: Tensor | None = None  # (B, K, h, w) extra channels of the network's input
+    mask: Tensor | None = None  # (B, 1, h, w) how much the error of each place counts
+    weight: Tensor | None = None  # (B,) how much each picture counts
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -78,7 +80,7 @@ class DiffusionTask:
     """A network that learns to predict, from noisy latents and a caption.
 
     text: the frozen text side; may be left out if batches bring contexts and none is dropped.
-    module: what learns; left out, the U-Net of the network.
+    module: what learns; left out, the U-Net of the network. player: what that is called.
     Raises RequestError if captions are to be dropped and there is no text side.
     """
 
@@ -87,6 +89,7 @@ class DiffusionTask:
     text: FrozenText | None = None
     settings: DiffusionSettings = field(default_factory=DiffusionSettings)
     module: nn.Module | None = None
+    player: str = PLAYER
 
     def __post_init__(self) -> None:
         if self.text is None and self.settings.caption_dropout > 0:
@@ -107,10 +110,14 @@ class DiffusionTask:
 
     @property
     def players(self) -> Mapping[str, nn.Module]:
-        return MappingProxyType({PLAYER: self.learner})
+        return MappingProxyType({self.player: self.learner})
 
     def plays(self, player: str, step: int) -> bool:
         return True
+
+    def parts(self, player: str) -> tuple[nn.Module, ...]:
+        """What is worth compiling: the U-Net, whether all of it learns or what was put into it."""
+        return (self.network.unet if isinstance(self.network, Backbone) else self.learner,)
 
     def loss(self, player: str, batch: LatentBatch, draw: Draw) -> Loss:
         """The weighted loss of a batch; the plain mean squared error beside it as `mse`."""
@@ -122,7 +129,10 @@ class DiffusionTask:
         output, wanted = self.asked(
             batch.latents, noise, at, condition, self._perturbation(noise, draw)
         )
-        total = losses.diffusion_loss(output, wanted, at.weight, huber=self.settings.huber)
+        weight = at.weight if batch.weight is None else at.weight * batch.weight
+        total = losses.diffusion_loss(
+            output, wanted, weight, huber=self.settings.huber, mask=batch.mask
+        )
         with torch.no_grad():
             mse = losses.diffusion_loss(output.detach(), wanted)
         return Loss(total, {"mse": mse})

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from safelight.errors import OutputError, RequestError
 from safelight.models.autoencoder import Codec
 from safelight.printable import shown
+from safelight.text.conditioner import Conditioner
 from safelight.training.diffusion_task import DiffusionTask
 from safelight.training.previews import Previews, write_sheet
 from safelight.training.validation import Validation
@@ -66,13 +67,17 @@ class DiffusionWatch(Watch):
         kinds = (self.average,) if self.average is not None else moment.kinds[:1]
         return moment.averaged(kinds[0]) if kinds else nullcontext()
 
+    def conditioner(self) -> Conditioner:
+        """What reads the prompts of previews."""
+        assert self.task.text is not None
+        return self.task.text.conditioner
+
     def _draw(self, moment: Moment) -> None:
         if self.previews is None:
             return
-        assert self.codec is not None and self.task.text is not None
-        conditioner = self.task.text.conditioner
+        assert self.codec is not None
         pictures = self.previews.pictures(
-            self.task.network, self.task.process, conditioner, self.codec
+            self.task.network, self.task.process, self.conditioner(), self.codec
         )
         try:
             folder = moment.folder / "previews"

@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from safelight.errors import CheckpointError
+from safelight.errors import CheckpointError, RequestError
 from safelight.printable import shown
 from safelight.training.distributed import Group
 from safelight.training.ema import Average
 from safelight.training.fault import not_finite
 from safelight.training.meter import FINITE, NORM, Meter
 from safelight.training.optimizers import Scalars, driver
-from safelight.training.settings import Settings
+from safelight.training.settings import Settings, stands_for
 from safelight.training.sharding import layout
 from safelight.training.task import Loss
 
@@ -165,6 +165,18 @@ class Learner:
         self.weights.release()
         for parameter in self.weights.parameters:
             parameter.requires_grad_(True)
+
+
+def check_rates(settings: Settings, learners: Mapping[str, Learner]) -> None:
+    """Raise RequestError for a rate whose name stands for no weight that learns."""
+    names = [name for learner in learners.values() for name in learner.weights.names]
+    for rate in settings.rates:
+        if not any(stands_for(rate, name) for name in names):
+            some = ", ".join(names[:2])
+            raise RequestError(
+                f"rates.{shown(rate, 80)} stands for nothing that learns; name a weight or the "
+                f"module it is in, such as {shown(some, 160)}, or a pattern with stars"
+            )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from safelight.printable import shown
 from safelight.training import saving
 from safelight.training.batches import B
 from safelight.training.distributed import Group, current
-from safelight.training.learner import Learner
+from safelight.training.learner import Learner, check_rates
 from safelight.training.order import Flat, Order
 from safelight.training.resume import resumed
 from safelight.training.running import Run
@@ -62,6 +62,7 @@ def train(
         for name, module in task.players.items():
             learners[name] = Learner(name, _laid_out(module, settings), settings, group)
             stack.callback(learners[name].release)
+        check_rates(settings, learners)
         if group.first:
             saving.clear_halves(folder)
         group.barrier()

@@ -11,6 +11,7 @@ from safelight.errors import CheckpointError, RequestError
 from safelight.printable import shown
 from safelight.training.settings import Settings
 
+RATE = "rate"  # of a group: the factor on its learning rate
 # Where PyTorch has one kernel for all weights, which can leave a step out without asking the host.
 FUSED = frozenset({"cpu", "cuda", "mps", "xpu"})
 
@@ -45,22 +46,38 @@ def driver(
         raise RequestError(f"the player {player} has no weights that learn; unfreeze some")
     spared = _spared(module, named)
     decay = settings.weight_decay_of(player)
-    groups = [
-        {"params": [named[name] for name in named if name not in spared], "weight_decay": decay},
-        {"params": [named[name] for name in named if name in spared], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    rates = {name: settings.rate_of(name) for name in named}
+    groups = _groups(named, spared, rates, decay)
     common: dict[str, Any] = {"betas": settings.betas_of(player), "eps": settings.eps}
     device = next(iter(named.values())).device.type
     match settings.optimizer:
         case "adamw":
             return Guarded(AdamW(groups, **common, **_speed(device)), named)
         case "muon":
-            return WithMuon(named, spared, decay, {**common, **_speed(device)})
+            return WithMuon(named, spared, decay, {**common, **_speed(device)}, rates)
         case "prodigy":
+            _check_rates(rates)
             return Asked(_prodigy(groups, common), named)
         case "adamw8bit":
             return Asked(_adamw8bit(groups, common), named)
+
+
+def _groups(
+    named: Mapping[str, Tensor],
+    spared: frozenset[str],
+    rates: Mapping[str, float],
+    decay: float,
+) -> list[dict[str, Any]]:
+    """The weights by whether they decay and by the factor on their learning rate."""
+    found: dict[tuple[bool, float], list[Tensor]] = {}
+    for without in (False, True):
+        for name, weight in named.items():
+            if (name in spared) == without:
+                found.setdefault((without, rates[name]), []).append(weight)
+    return [
+        {"params": weights, "weight_decay": 0.0 if without else decay, RATE: rate}
+        for (without, rate), weights in found.items()
+    ]
 
 
 def _speed(device: str) -> dict[str, Any]:
@@ -96,6 +113,15 @@ def _adamw8bit(groups: list[dict[str, Any]], common: dict[str, Any]) -> Optimize
     return found
 
 
+def _check_rates(rates: Mapping[str, float]) -> None:
+    others = sorted({rate for rate in rates.values() if rate not in (0.0, 1.0)})
+    if others:
+        raise RequestError(
+            "the optimizer prodigy finds one step size for all weights, so rates must be 0 or 1; "
+            f"got {others[0]:g}"
+        )
+
+
 def _missing(name: str, package: str) -> RequestError:
     return RequestError(
         f"the optimizer {name} needs the package {package}: pip install 'safelight[optimizers]'"
@@ -114,7 +140,7 @@ class Asked:
 
     def _update(self, learning_rate: float) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group[RATE]
         self._optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -183,7 +209,7 @@ class Asked:
 # What the settings say anew in each run.
 FIXED = frozenset(
     {"params", "lr", "initial_lr", "weight_decay", "betas", "eps", "fused", "foreach"}
-    | {"capturable", "differentiable"}
+    | {"capturable", "differentiable", RATE}
 )
 
 
@@ -212,7 +238,9 @@ class WithMuon:
         spared: frozenset[str],
         decay: float,
         common: dict[str, Any],
+        rates: Mapping[str, float] | None = None,
     ) -> None:
+        rates = dict.fromkeys(named, 1.0) if rates is None else rates
         self._named = {name: weight for name, weight in named.items() if name not in spared}
         self._matrices = {
             name: nn.Parameter(_matrix(weight.detach())) for name, weight in self._named.items()
@@ -220,12 +248,11 @@ class WithMuon:
         rest = {name: weight for name, weight in named.items() if name in spared}
         self._parts: list[Asked] = []
         if self._matrices:
-            muon = Muon(
-                list(self._matrices.values()), weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-            )
+            groups = _groups(self._matrices, frozenset(), rates, decay)
+            muon = Muon(groups, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
             self._parts.append(Asked(muon, self._matrices))
         if rest:
-            adamw = AdamW([{"params": list(rest.values()), "weight_decay": 0.0}], **common)
+            adamw = AdamW(_groups(rest, spared, rates, 0.0), **common)
             self._parts.append(Guarded(adamw, rest))
 
     def step(self, learning_rate: float, finite: Tensor) -> None:

@@ -53,6 +53,23 @@ def decoded(
         return _flat(ImageOps.exif_transpose(image), background)
 
 
+def opacity(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """How opaque each place of a picture is, upright: 8-bit grey, white where it is opaque.
+
+    Raises as `decoded`.
+    """
+    with _opened(data, name, max_pixels) as image, _told(name):
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in SIXTEEN_BITS:
+            upright = _eight_bits(upright)
+        if "transparency" in upright.info or upright.mode in ("PA", "RGBa", "La"):
+            upright = upright.convert("RGBA")
+        if "A" in upright.getbands():
+            return upright.getchannel("A")
+        return Image.new("L", upright.size, 255)
+
+
 def cropped(
     image: Image.Image,
     size: tuple[int, int],

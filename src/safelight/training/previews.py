@@ -30,7 +30,10 @@ from safelight.writing import write_whole
 
 @dataclass(frozen=True)
 class Previews:
-    """What is drawn: prompts of a size in pixels, and how. Picture k has the noise of seed + k."""
+    """What is drawn: prompts of a size in pixels, and how. Picture k has the noise of seed + k.
+
+    seeds: of each picture, instead. negative: what guidance leads away from.
+    """
 
     prompts: tuple[str, ...]
     height: int
@@ -41,8 +44,12 @@ class Previews:
     schedule: str = "karras"
     seed: int = 0
     batch: int = 64
+    seeds: tuple[int, ...] | None = None
+    negative: str = ""
 
     def __post_init__(self) -> None:
+        if self.seeds is not None and len(self.seeds) != len(self.prompts):
+            raise RequestError(f"{len(self.prompts)} prompts have {len(self.seeds)} seeds")
         if not self.prompts or self.batch < 1:
             raise RequestError("previews need one or more prompts, and batches of 1 or more.")
 
@@ -88,7 +95,8 @@ class Previews:
             self.steps
         )
         shape = (codec.channels, self.height // codec.factor, self.width // codec.factor)
-        seeds = range(self.seed + first, self.seed + first + len(prompts))
+        all_seeds = self.seeds or range(self.seed, self.seed + len(self.prompts))
+        seeds = all_seeds[first : first + len(prompts)]
         noise = Noise(list(seeds), shape, device=_device(codec))
         x = start(noise(), sigmas, process.prediction, sampler.start)
         denoise = guided(Denoiser(network, process), told, nothing, self.guidance_scale)
@@ -103,13 +111,15 @@ class Previews:
         """What is said, and what guidance leads away from; of pictures `first` and after it."""
         size = Size(self.height, self.width)
         told = text(prompts, [size] * len(prompts))
-        return told, self._nothing(text, told, size)
+        return self._with_nothing(text, told, size)
 
-    def _nothing(self, text: Conditioner, told: Condition, size: Size) -> Condition:
-        """What is said where nothing is said, as long and as often as the prompts."""
-        empty = text.condition("", size=size, dialect="plain", negative=True)
-        chunks = told.context.shape[1] // empty.context.shape[1]
-        return stack([text.pad_to(empty, chunks)] * told.batch)
+    def _with_nothing(
+        self, text: Conditioner, told: Condition, size: Size
+    ) -> tuple[Condition, Condition]:
+        """What is said, and what guidance leads away from, as long and as often."""
+        empty = text.condition(self.negative, size=size, dialect="plain", negative=True)
+        told, nothing = text.equalised([told, stack([empty] * told.batch)])
+        return told, nothing
 
 
 def write_sheet(path: Path, pictures: Tensor, labels: Sequence[str] = (), columns: int = 8) -> None:

@@ -11,7 +11,7 @@ from safelight.training.learner import Learner
 from safelight.training.order import Order
 from safelight.training.rate import share
 from safelight.training.saving import State
-from safelight.training.settings import FREE, SCHEDULED, Settings
+from safelight.training.settings import FREE, LATER, SCHEDULED, Settings
 
 
 def resumed(
@@ -77,7 +77,7 @@ def _differing(state: State, settings: Settings) -> list[str]:
     return [
         f"{name} was {shown(old.get(name))} and is {shown(value)}"
         for name, value in new.items()
-        if name not in free and old.get(name) != value
+        if name not in free and old.get(name, LATER.get(name)) != value
     ]
 
 

@@ -1,8 +1,9 @@
 """What a training run is told: the numbers of the recipe, and how often it saves and speaks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from math import isfinite
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from math import isfinite, prod
 from typing import Literal, TypeVar, get_args
 
 from safelight.errors import RequestError
@@ -21,7 +22,9 @@ class Settings:
 
     batch_size counts the pictures of one optimizer step over all ranks; each takes its share in
     micro-batches of at most `micro_batch`. learning_rate, betas and weight_decay hold for all
-    players, or are mappings from a player's name.
+    players, or are mappings from a player's name. rates multiplies the learning rate of the weights
+    that a name stands for: a weight's own name, the module it is in, or a pattern with stars; a
+    weight that several names fit takes the product.
 
     The learning rate rises over warmup_steps, and falls to 0 (linear, cosine) from the share
     `decay_from` of the run to its end. weight_decay spares embeddings and all of one dimension.
@@ -42,6 +45,7 @@ class Settings:
     batch_size: int
     steps: int
     learning_rate: float | Mapping[str, float] = 1e-4
+    rates: Mapping[str, float] = field(default_factory=dict)
     micro_batch: int | None = None
     optimizer: OptimizerName = "adamw"
     betas: tuple[float, float] | Mapping[str, tuple[float, float]] = (0.9, 0.99)
@@ -86,7 +90,7 @@ class Settings:
             "save_failure",
         ):
             _choose(name, getattr(self, name), CHOICES[name])
-        for name in ("learning_rate", "weight_decay"):
+        for name in ("learning_rate", "weight_decay", "rates"):
             for value in _each(getattr(self, name)):
                 _range(name, value, 0.0)
         for betas in _each(self.betas):
@@ -110,9 +114,13 @@ class Settings:
     def weight_decay_of(self, player: str) -> float:
         return _value_of("weight_decay", self.weight_decay, player)
 
+    def rate_of(self, weight: str) -> float:
+        """The factor on the learning rate of a weight, by its name in its player."""
+        return prod(rate for name, rate in self.rates.items() if stands_for(name, weight))
+
     def plain(self) -> dict[str, object]:
         """The settings as JSON holds them: numbers, texts, lists and mappings."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -132,6 +140,15 @@ FREE: frozenset[str] = frozenset(
 )
 # These may change as long as the learning rates of the steps already done stay what they were.
 SCHEDULED: frozenset[str] = frozenset({"steps", "schedule", "decay_from", "warmup_steps"})
+# Settings that older runs did not know, as they were for them.
+LATER: Mapping[str, object] = {"rates": {}}
+
+
+def stands_for(name: str, weight: str) -> bool:
+    """Whether a name is that of a weight or of a module it is in, or a pattern that fits one."""
+    if any(sign in name for sign in "*?["):
+        return fnmatchcase(weight, name) or fnmatchcase(weight, f"{name}.*")
+    return weight == name or weight.startswith(f"{name}.")
 
 
 def _plain(value: object) -> object:

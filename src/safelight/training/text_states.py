@@ -114,16 +114,23 @@ class FrozenText:
 
         In the type of the towers, without gradient; no device waits for another.
         """
+        return self._read_all(tokens)
+
+    def _read_all(self, tokens: Tensor) -> TextStates:
         contexts: list[Tensor] = []
         pooled: list[Tensor] = []
         towers = zip(self.conditioner.spec.roles, self.conditioner.encoders, strict=True)
         for number, (role, tower) in enumerate(towers):
             ids = (tokens if tokens.ndim == 2 else tokens[:, number]).long()
-            context, end = _read(role, tower, ids)
+            context, end = _read(role, tower, self._vectors(number, tower, ids), ids)
             contexts.append(context)
             pooled += [end] if end is not None else []
         whole = contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1)
         return TextStates(whole, torch.cat(pooled, dim=-1) if pooled else None)
+
+    def _vectors(self, number: int, tower: ClipText, ids: Tensor) -> Tensor:
+        """What tower `number` begins with: (B, L) -> (B, L, D)."""
+        return tower.embed(ids)
 
     @torch.no_grad()
     def null(self) -> TextStates:
@@ -134,15 +141,18 @@ class FrozenText:
         weight = self.conditioner.encoders[0].text_model.embeddings.token_embedding.weight
         key = (weight.device, weight.dtype)
         if key not in self._null:
-            size = Size(64, 64) if self.needs_sizes else None
-            told = self.conditioner.condition("", size=size, dialect="plain", negative=True)
-            pooled = None
-            if told.vector is not None and size is not None:
-                spec = self.conditioner.spec
-                sizes = len(size.numbers(spec.vector)) * spec.size_width
-                pooled = told.vector[:, : told.vector.shape[1] - sizes].to(weight.dtype)
-            self._null[key] = TextStates(told.context.to(weight.dtype), pooled)
+            self._null[key] = self._nothing(weight.dtype)
         return self._null[key]
+
+    def _nothing(self, dtype: torch.dtype) -> TextStates:
+        size = Size(64, 64) if self.needs_sizes else None
+        told = self.conditioner.condition("", size=size, dialect="plain", negative=True)
+        pooled = None
+        if told.vector is not None and size is not None:
+            spec = self.conditioner.spec
+            sizes = len(size.numbers(spec.vector)) * spec.size_width
+            pooled = told.vector[:, : told.vector.shape[1] - sizes].to(dtype)
+        return TextStates(told.context.to(dtype), pooled)
 
     def condition(self, states: TextStates, sizes: Tensor | None = None) -> Condition:
         """What the network is told: the states, and for SDXL the pooled text and the sizes.
@@ -161,6 +171,19 @@ class FrozenText:
         return Condition(states.context, vector=vector)
 
 
+class LearningText(FrozenText):
+    """A conditioner whose towers learn: gradients flow, and nothing is remembered."""
+
+    def states(self, tokens: Tensor) -> TextStates:
+        """As `FrozenText.states`, with gradients where they are enabled."""
+        return self._read_all(tokens)
+
+    def null(self) -> TextStates:
+        """As `FrozenText.null`, computed anew: the towers may have changed."""
+        weight = self.conditioner.encoders[0].text_model.embeddings.token_embedding.weight
+        return self._nothing(weight.dtype)
+
+
 def sizes_of(conditioner: Conditioner, sizes: Sequence[Size]) -> Tensor | None:
     """The numbers of pictures that the network is told, (B, 5 or 6) float32; None if none."""
     kind = conditioner.spec.vector
@@ -169,10 +192,13 @@ def sizes_of(conditioner: Conditioner, sizes: Sequence[Size]) -> Tensor | None:
     return torch.tensor([size.numbers(kind) for size in sizes], dtype=torch.float32)
 
 
-def _read(role: TextRole, tower: ClipText, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+def _read(
+    role: TextRole, tower: ClipText, vectors: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """The context (B, L, D) that a role takes from its tower, and the pooled text if it does."""
     place = tower.config.layers + 1 + role.hidden
-    output = tower(ids, depth=None if role.pooled else place)
+    depth = None if role.pooled else place
+    output = tower.forward_embedded(vectors, tower.eos_positions(ids), depth=depth)
     hidden = output.hidden_states[place]
     if role.final_norm:
         hidden = tower.final_norm(hidden)

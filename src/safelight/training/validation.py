@@ -86,7 +86,7 @@ class Validation:
             output = network(losses.noisy_input(latents, noise, at), at.time, condition)
             wanted = losses.target(task.process, latents, noise, at)
             huber = task.settings.huber if number == 0 else None
-            errors = losses.picture_errors(output, wanted, huber=huber)
+            errors = losses.picture_errors(output, wanted, huber=huber, mask=batch.mask)
             sums.append((errors * at.weight).sum())
         return torch.stack(sums).cpu().double()
 

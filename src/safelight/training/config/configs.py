@@ -25,6 +25,16 @@ from safelight.training.config.sections import (
     TrainingSection,
     Weighting,
 )
+from safelight.training.config.teaching import (
+    AdapterSection,
+    DistillationSection,
+    InversionSection,
+    MaskSection,
+    PriorSection,
+    TaughtExportSection,
+    TaughtModelSection,
+    TextSection,
+)
 
 
 def _kind_of(data: object) -> str:
@@ -271,6 +281,73 @@ class DiffusionRun(Base):
     cache: CacheSection = CacheSection()
     previews: PreviewSection | None = None
     hint: HintSection = HintSection()
+    text: TextSection = TextSection()
+    mask: MaskSection | None = None
+    prior: PriorSection | None = None
+
+
+# -- teaching --------------------------------------------------------------------------------------
+
+
+class TaughtRun(Base):
+    """What recipes have that teach a model something, and write a small file of it."""
+
+    model: TaughtModelSection
+    noise: NoiseSection = NoiseSection()
+    cache: CacheSection = CacheSection()
+    previews: PreviewSection | None = None
+    export: TaughtExportSection = TaughtExportSection()  # type: ignore[assignment]
+    mask: MaskSection | None = None
+    prior: PriorSection | None = None
+
+
+class LoraRun(TaughtRun):
+    """`recipe = "lora"`."""
+
+    recipe: Literal["lora"]
+    adapter: AdapterSection = AdapterSection()
+
+
+class InversionNoiseSection(NoiseSection):
+    """As for diffusion; no caption is dropped, since only the word in it can learn."""
+
+    caption_dropout: Share = 0.0
+
+
+class InversionRun(TaughtRun):
+    """`recipe = "textual_inversion"`."""
+
+    recipe: Literal["textual_inversion"]
+    inversion: InversionSection
+    noise: InversionNoiseSection = InversionNoiseSection()
+
+
+class LcmNoiseSection(NoiseSection):
+    """As for diffusion; the teacher is asked without a caption beside each anyway."""
+
+    caption_dropout: Share = 0.0
+
+
+class LcmAdapterSection(AdapterSection):
+    """As for lora, of a greater rank and for every layer: a LoRA of LCM is no small change."""
+
+    rank: Positive = 64
+    text: Literal[False] = False
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        return ("transformer", "convolutions") if self.targets is None else self.targets
+
+
+class LcmRun(TaughtRun):
+    """`recipe = "lcm"`."""
+
+    recipe: Literal["lcm"]
+    adapter: LcmAdapterSection | Literal[False] = LcmAdapterSection()  # false: the whole U-Net
+    distillation: DistillationSection = DistillationSection()
+    noise: LcmNoiseSection = LcmNoiseSection()
+    mask: None = None
+    prior: None = None
 
 
 # -- controlnet ------------------------------------------------------------------------------------
@@ -320,12 +397,24 @@ class EvaluatorRun(Base):
     evaluator: EvaluatorSection = EvaluatorSection()
 
 
-Config = AutoencoderRun | ClipRun | DiffusionRun | ControlRun | EvaluatorRun
+Config = (
+    AutoencoderRun
+    | ClipRun
+    | DiffusionRun
+    | LoraRun
+    | InversionRun
+    | LcmRun
+    | ControlRun
+    | EvaluatorRun
+)
 RECIPES: dict[str, type[Config]] = {
     "autoencoder": AutoencoderRun,
     "clip": ClipRun,
     "diffusion": DiffusionRun,
     "controlnet": ControlRun,
+    "lora": LoraRun,
+    "textual_inversion": InversionRun,
+    "lcm": LcmRun,
     "evaluator": EvaluatorRun,
 }
 ADAPTERS: dict[str, TypeAdapter[Config]] = {n: TypeAdapter(kind) for n, kind in RECIPES.items()}

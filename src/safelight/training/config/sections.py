@@ -89,6 +89,7 @@ class TrainingSection(Section):
     batch_size: Positive
     steps: Positive
     learning_rate: Weighting | dict[str, Weighting] = 1e-4
+    rates: dict[str, Weighting] = Field(default_factory=dict)
     micro_batch: Positive | None = None
     optimizer: OptimizerName = "adamw"
     betas: tuple[float, float] | dict[str, tuple[float, float]] = (0.9, 0.99)

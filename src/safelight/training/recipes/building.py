@@ -6,6 +6,9 @@ from safelight.training.config.configs import (
     Config,
     ControlRun,
     DiffusionRun,
+    InversionRun,
+    LcmRun,
+    LoraRun,
 )
 from safelight.training.recipes.job import Job, Workshop
 
@@ -24,6 +27,18 @@ def job_of(config: Config, workshop: Workshop) -> Job:
         from safelight.training.recipes.diffusion import diffusion_job
 
         return diffusion_job(config, workshop)
+    if isinstance(config, InversionRun):
+        from safelight.training.recipes.inversion import inversion_job
+
+        return inversion_job(config, workshop)
+    if isinstance(config, LoraRun):
+        from safelight.training.recipes.lora import lora_job
+
+        return lora_job(config, workshop)
+    if isinstance(config, LcmRun):
+        from safelight.training.recipes.lcm import lcm_job
+
+        return lcm_job(config, workshop)
     if isinstance(config, ControlRun):
         from safelight.training.recipes.controlnet import controlnet_job
 

@@ -28,9 +28,9 @@ from safelight.training.draw import Draw, stream
 from safelight.training.latent_data import EncodedPictures, PoolsBySize
 from safelight.training.order import Flat, Order
 from safelight.training.picture_data import Framing, PictureData
-from safelight.training.recipes.diffusion import check_multiple, few
 from safelight.training.recipes.job import TRIAL, Workshop
 from safelight.training.recipes.latents import Encoder, of_pictures, of_scenes, tell_scale
+from safelight.training.recipes.learning_data import check_multiple, few
 from safelight.training.recipes.pictures import (
     NO_WORDS,
     Pictures,

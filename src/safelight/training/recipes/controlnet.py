@@ -27,10 +27,11 @@ from safelight.training.draw import Draw
 from safelight.training.latent_cache import codec_hash, text_hash, weights_hash
 from safelight.training.pictures import cropped, decoded, to_tensor
 from safelight.training.recipes.control_data import ControlData, control_data
-from safelight.training.recipes.diffusion import JUDGED, diffusion_settings
+from safelight.training.recipes.diffusion import diffusion_settings
 from safelight.training.recipes.job import Job, Weights, Workshop, seeded, size_of
 from safelight.training.recipes.latents import resident
 from safelight.training.recipes.learned import beside
+from safelight.training.recipes.watching import JUDGED
 from safelight.training.recipes.writing import DTYPES
 from safelight.training.sources.folder import read_file
 from safelight.training.text_states import FrozenText

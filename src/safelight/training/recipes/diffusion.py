@@ -1,7 +1,6 @@
 """The recipe of latent diffusion: a U-Net from scratch, or the whole of one that is fine-tuned."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,39 +11,17 @@ from safelight.diffusion.weights import resolve_weight
 from safelight.errors import RequestError
 from safelight.models.backbone import Backbone
 from safelight.training.config.configs import DiffusionRun, NamedSection, NoiseSection
-from safelight.training.config.sections import PictureSection
-from safelight.training.diffusion_task import PLAYER, DiffusionSettings, DiffusionTask, LatentBatch
-from safelight.training.diffusion_watch import DiffusionWatch
+from safelight.training.diffusion_task import PLAYER, DiffusionSettings, DiffusionTask
 from safelight.training.latent_cache import codec_hash, text_hash
-from safelight.training.latent_data import EncodedPictures, PoolsBySize
-from safelight.training.order import Flat, Order
-from safelight.training.previews import Previews
-from safelight.training.recipes.job import TRIAL, Job, Weights, Workshop
-from safelight.training.recipes.latents import (
-    Encoder,
-    of_pictures,
-    of_scenes,
-    resident,
-    tell_scale,
-)
+from safelight.training.recipes.job import Job, Weights, Workshop
 from safelight.training.recipes.learned import Learned, learned
-from safelight.training.recipes.pictures import Pictures, open_pictures
-from safelight.training.recipes.scenes import open_scenes
-from safelight.training.task import Data
-from safelight.training.text_states import FrozenText
-from safelight.training.validation import Validation, over_all
-from safelight.training.watch import Moment
+from safelight.training.recipes.learning_data import Reader, learning_data
+from safelight.training.recipes.preserving import Painter
+from safelight.training.recipes.watching import watch_of
+from safelight.training.settings import Settings
+from safelight.training.text_states import FrozenText, LearningText
 
-JUDGED = 64
-
-
-@dataclass(frozen=True)
-class _Latents:
-    train: Data[LatentBatch]
-    pools: tuple[PoolsBySize, ...]  # of all that stays on the device
-    held: PoolsBySize | None
-    order: Order
-    facts: tuple[str, ...]
+TOWERS = ("text_encoder", "text_encoder_2")
 
 
 def diffusion_job(config: DiffusionRun, workshop: Workshop) -> Job:
@@ -52,17 +29,28 @@ def diffusion_job(config: DiffusionRun, workshop: Workshop) -> Job:
 
     Raises what reading data and weights raises, RequestError for what does not fit together.
     """
-    settings = config.training.settings()
     model = learned(config, workshop)
+    settings = _settings(config, model)
     how = diffusion_settings(config.noise, scratch=model.scratch)
-    text = FrozenText(model.text)
+    text = LearningText(model.text) if config.text.learns else FrozenText(model.text)
     backbone = Backbone(model.unet, checkpointing=config.noise.checkpointing)
-    task = DiffusionTask(backbone, model.process, text, how)
-    found = _latents(config, model, workshop)
-    watch = _watch(config, task, model, found, workshop)
+    task = DiffusionTask(backbone, model.process, text, how, _learner(config, model))
+    identity = {
+        "autoencoder": codec_hash(model.codec),
+        "text": text_hash(text),
+        "vocabulary": model.text.tokenizer.vocabulary.digest,
+        "process": repr(model.family.process),
+    }
+
+    def painter() -> Painter:
+        return Painter(backbone, model.unet, model.process, model.text, model.codec)
+
+    reader = Reader(model.codec, model.text, model.unet.config.levels, painter)
+    found = learning_data(config, reader, workshop)
+    watch = watch_of(config.previews, config, task, model.codec, found.held, workshop)
 
     def write(weights: Weights, path: Path) -> list[Path]:
-        model.unet.load_state_dict(weights[PLAYER], strict=True)
+        task.learner.load_state_dict(weights[PLAYER], strict=True)
         limit = config.export.max_file_mb
         save(
             model.whole(config.export.dtype),
@@ -80,15 +68,33 @@ def diffusion_job(config: DiffusionRun, workshop: Workshop) -> Job:
         (PLAYER,),
         watch.validate,
         (*found.facts, *model.facts),
-        (*model.text.encoders, _module(model)),
-        sum(resident(pools) for pools in found.pools),
-        identity={
-            "autoencoder": codec_hash(model.codec),
-            "text": text_hash(text),
-            "vocabulary": model.text.tokenizer.vocabulary.digest,
-            "process": repr(model.family.process),
-        },
+        (*(() if config.text.learns else model.text.encoders), _module(model)),
+        found.kept,
+        identity={**identity, **found.identity},
     )
+
+
+def _settings(config: DiffusionRun, model: Learned) -> Settings:
+    """The settings of the loop, with rates by the names that the weights have there."""
+    settings = config.training.settings()
+    if config.text.learns:
+        return settings
+    bare = {name.removeprefix("unet."): rate for name, rate in settings.rates.items()}
+    return replace(settings, rates=bare)
+
+
+def _learner(config: DiffusionRun, model: Learned) -> torch.nn.Module:
+    """What learns: the U-Net, or the text encoders with it."""
+    if not config.text.learns:
+        return model.unet
+    if config.training.parallel == "fsdp":
+        raise RequestError("text.learns needs whole weights; use training.parallel ddp")
+    if model.scratch:
+        raise RequestError(
+            "text.learns is for a checkpoint; from scratch the recipe clip teaches the text encoder"
+        )
+    towers = dict(zip(TOWERS, model.text.encoders, strict=False))
+    return torch.nn.ModuleDict({PLAYER: model.unet, **towers})
 
 
 def _module(model: Learned) -> torch.nn.Module:
@@ -120,120 +126,3 @@ def _draw(section: NamedSection | None, *, scratch: bool) -> SigmaDraw:
             raise RequestError(f"noise.draw.options.{name} must be a number; got {value!r}")
         numbers[name] = value
     return resolve_draw(section.name, **numbers)
-
-
-def _latents(config: DiffusionRun, model: Learned, workshop: Workshop) -> _Latents:
-    training, data = config.training, config.data
-    encoder = Encoder(model.codec, model.text, config.cache, config.noise.latents, workshop)
-    factor = model.codec.factor * 2 ** (model.unet.config.levels - 1)
-    if not isinstance(data, PictureSection):
-        check_multiple("data.size", data.size, factor)
-        scenes = open_scenes(data, workshop)
-        train = of_scenes(scenes, scenes.train, encoder)
-        held = of_scenes(scenes, scenes.held, encoder) if len(scenes.held) else None
-        order: Order = Flat(len(train), training.batch_size, training.seed)
-        tell_scale(train, model.codec, workshop)
-        pools = (train,) if held is None else (train, held)
-        return _Latents(train, pools, held, order, scenes.facts)
-    check_multiple("data.multiple", data.multiple, factor)
-    pictures = open_pictures(data, workshop, captions=True)
-    moving = data.random_crop or data.flip > 0
-    background = data.background
-    order = pictures.order(training.batch_size, training.seed, workshop)
-    kept: PoolsBySize | None = None
-    found: Data[LatentBatch]
-    if moving:
-        if model.text.spec.vector == "refiner":
-            raise RequestError("data.random_crop and data.flip are not for the refiner: leave out")
-        learn = pictures.data(pictures.train, data, workshop, words=True, order=order)
-        found = EncodedPictures(learn, model.codec, model.text, config.noise.latents)
-        workshop.say("crops and mirror images are drawn, so latents are computed in every step")
-    else:
-        used = few(pictures.train, workshop)
-        if workshop.trial:
-            order = Flat(len(used), TRIAL, training.seed)
-        found, kept = of_pictures(used, pictures.wording, background, encoder)
-        tell_scale(kept, model.codec, workshop)
-    held = None
-    if len(pictures.held):
-        some = few(pictures.held, workshop)
-        _, held = of_pictures(some, pictures.wording, background, encoder)
-    return _Latents(
-        found, tuple(p for p in (kept, held) if p is not None), held, order, pictures.facts
-    )
-
-
-def few(pictures: Pictures, workshop: Workshop) -> Pictures:
-    """All pictures; for a trial a few of one size."""
-    if not workshop.trial:
-        return pictures
-    same = [i for i, p in enumerate(pictures.places) if p.bucket == pictures.places[0].bucket]
-    return pictures.take(same[:TRIAL])
-
-
-def check_multiple(key: str, value: int, factor: int) -> None:
-    """Raise RequestError unless a side divides: the U-Net halves its input at each level."""
-    if value % factor:
-        raise RequestError(
-            f"{key} must be a multiple of {factor} for this autoencoder and U-Net; got {value}. "
-            f"The nearest are {max(factor, value // factor * factor)} and "
-            f"{(value // factor + 1) * factor}"
-        )
-
-
-class _Watch(DiffusionWatch):
-    """Figures over all sizes of held-out pictures, and previews."""
-
-    def __init__(
-        self, task: DiffusionTask, held: Sequence[Validation], workshop: Workshop,
-        **previews: object,
-    ) -> None:  # fmt: skip
-        super().__init__(task, None, **previews)  # type: ignore[arg-type]
-        self._held, self._warn = held, workshop.warn
-        self._last: int | None = None
-
-    def validate(self, moment: Moment) -> Mapping[str, float]:
-        with self._judged(moment):
-            figures = over_all(self._held, self.task)
-            if moment.first and self._due(moment.step):
-                self._draw(moment)
-        return figures
-
-    def warned(self, text: str) -> None:
-        self._warn(text)
-
-    def _due(self, step: int) -> bool:
-        return self.preview_every > 0 and step % self.preview_every == 0
-
-
-def _watch(
-    config: DiffusionRun,
-    task: DiffusionTask,
-    model: Learned,
-    found: _Latents,
-    workshop: Workshop,
-) -> _Watch:
-    held = [] if found.held is None else [
-        Validation(pool, range(len(pool)), min(JUDGED, len(pool))) for pool in found.held.pools
-    ]  # fmt: skip
-    section = config.previews
-    if section is None:
-        return _Watch(task, held, workshop)
-    side = config.data.size
-    previews = Previews(
-        section.prompts,
-        section.height or side,
-        section.width or side,
-        section.steps,
-        section.guidance_scale,
-        section.sampler,
-        section.schedule,
-        section.seed,
-    )
-    if previews.height % model.codec.factor or previews.width % model.codec.factor:
-        raise RequestError(
-            f"previews.height and width must be multiples of {model.codec.factor}; got "
-            f"{previews.height} and {previews.width}"
-        )
-    every = section.every or config.training.validate_every or config.training.steps
-    return _Watch(task, held, workshop, previews=previews, codec=model.codec, preview_every=every)

@@ -11,7 +11,7 @@ from safelight.errors import NonFiniteError
 from safelight.training.distributed import ALONE
 from safelight.training.draw import Draw
 from safelight.training.flops import flops_of_step
-from safelight.training.learner import Learner
+from safelight.training.learner import Learner, check_rates
 from safelight.training.recipes.job import Job, seeded
 
 _MOMENTS = {"adamw": 2.0, "muon": 1.5, "prodigy": 4.0, "adamw8bit": 0.5}  # float32 numbers a weight
@@ -72,6 +72,7 @@ def _stepped(job: Job, device: torch.device) -> tuple[dict[str, float], int]:
             )
     learners = {n: Learner(n, m, plain, ALONE) for n, m in job.task.players.items()}
     try:
+        check_rates(plain, learners)
         with seeded(plain.seed, "a trial"):
             flop = flops_of_step(job.task, job.data, learners, indices, draw)
     finally:

@@ -69,7 +69,7 @@ class Job:
     write: makes the result of these weights, at a path that is new; gives what it wrote.
     facts: what a person should know before it starts. frozen: networks that take part without
     learning. resident: bytes of data on the device. identity: what must be the same for a run to
-    go on, besides its settings.
+    go on, besides its settings. workshop: kept, where the job works only as long as it is open.
     """
 
     task: Task[Any]
@@ -83,6 +83,7 @@ class Job:
     frozen: tuple[nn.Module, ...] = ()
     resident: int = 0
     identity: Mapping[str, str] = field(default_factory=dict)
+    workshop: Workshop | None = None
 
 
 @contextmanager

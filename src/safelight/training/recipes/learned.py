@@ -117,6 +117,10 @@ def learned(config: DiffusionRun, workshop: Workshop) -> Learned:
     _check_sayable(model.family)
     unet = model.network.unet.to(workshop.device).requires_grad_(True)
     text, codec = beside(model, workshop, half=config.training.precision == "bf16")
+    if config.text.learns:
+        for tower in model.text.encoders:
+            tower.to(workshop.device).requires_grad_(True)
+        text = model.text
     for note in model.notes:
         workshop.warn(note)
     return Learned(model, unet, text, codec, section.checkpoint is None, types, facts)
