@@ -15,6 +15,8 @@ from safelight.tasks.picture_file import open_input
 from safelight.training.scenes.cutouts import save_cutouts
 from scenes_tiny import cutouts
 
+pytestmark = pytest.mark.slow
+
 packing = script("pack")
 held_out, masked = script("held_out"), script("masked")
 inpainting, guiding, edges = script("inpainting"), script("clip_guidance"), script("edges")
@@ -44,6 +46,8 @@ def ran(
     capsys: pytest.CaptureFixture[str],
 ) -> Main:
     """Runs a script on that model, with a folder of its own; gives the exit code and its output."""
+
+    monkeypatch.setattr(inpainting, "REFERENCE", 8)
 
     def run(module: object, *more: str) -> tuple[int, str]:
         common = ["--cutouts", str(place / "cutouts.safetensors"), "--model", str(place / "emoji")]

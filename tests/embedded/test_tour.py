@@ -56,7 +56,7 @@ def test_its_sheet_was_made_by_these_commands(stop: object) -> None:
 
 def test_there_is_no_sheet_besides_and_all_are_small() -> None:
     sheets = sorted(tour.PICTURES.glob("*.png"))
-    assert [path.stem for path in sheets] == sorted(stop.name for stop in STOPS)
+    assert sorted(path.stem for path in sheets) == sorted(stop.name for stop in STOPS)
     assert sum(path.stat().st_size for path in (*sheets, *tour.INPUTS.iterdir())) < LARGEST
 
 
