@@ -55,6 +55,8 @@ from safelight.errors import CheckpointError, RequestError
 from safelight.model import Model
 from safelight.text.spec import Size
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 KINDS = ("plain", "plus", "full")
 

@@ -12,6 +12,8 @@ from safelight.checkpoints.save import save
 from safelight.training.config.reading import read_config
 from safelight.training.scenes.cutouts import save_cutouts
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / "docs/guide/configs"
 TRAINING = ("training.steps=2", "training.batch_size=4", "training.warmup_steps=0", "device=cpu")
 CODER = ("autoencoder.widths=[8,16]", "autoencoder.groups=4", "autoencoder.layers=1")

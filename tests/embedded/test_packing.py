@@ -16,6 +16,8 @@ from safelight.checkpoints.load import load
 from safelight.checkpoints.vision_folder import load_clip_vision
 from safelight.errors import CheckpointError, OutputError
 
+pytestmark = pytest.mark.slow
+
 packing = script("pack")
 
 

@@ -50,6 +50,8 @@ from safelight.model import Model
 from safelight.models.control_modes import ControlMode, sigma_range, steering
 from safelight.text.spec import Size
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-3  # of the reference's standard deviation, after ten steps
 STEPS = 10
 FAMILIES = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}

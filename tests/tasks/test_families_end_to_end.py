@@ -81,6 +81,8 @@ from safelight.models.layers import timestep_embedding
 from safelight.tasks.generate import generate
 from safelight.text.spec import Size
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of the reference's standard deviation, after ten steps
 # Where the first noise differs a little: Diffusers scales EDM's as if the data had a deviation of
 # 1, and here the pure noise of flow is a level of 10,000.

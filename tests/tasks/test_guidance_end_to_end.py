@@ -47,6 +47,8 @@ from safelight.diffusion.guidance import (
 from safelight.diffusion.schedules import SCHEDULES
 from safelight.model import Model
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of the reference's standard deviation, after ten steps
 FREEU = {"b1": 1.5, "b2": 1.6, "s1": 0.9, "s2": 0.2}
 PERTURBED = ("down_blocks.1.attentions.0", "mid")  # names of a request

@@ -42,6 +42,8 @@ from safelight.model import Model
 from safelight.models.layers import Wrap, wrapped
 from safelight.upscalers.x4 import small_picture
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4  # of the reference's standard deviation, end to end
 HEIGHT, WIDTH = 8, 20  # latents
 

@@ -32,6 +32,8 @@ from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.generate import generate
 
+pytestmark = pytest.mark.slow
+
 ZERO = {
     **BETAS,
     "prediction_type": "v_prediction",

@@ -314,7 +314,8 @@ def test_states_of_captions_are_made_once_and_are_the_towers(tmp_path: Path) -> 
     texts = [*CAPTIONS, CAPTIONS[0], "", "  a RED   circle "]
     calls: list[int] = []
     tower = TEXT.conditioner.encoders[0]
-    hook = tower.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    layers = tower.text_model.encoder
+    hook = layers.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
     with Store(tmp_path) as store:
         states = cached_states(store, TEXT, texts, batch=4)
     # the first caption comes three times: as it is, and in another spelling of the same tokens

@@ -19,6 +19,8 @@ from safelight.training.recipes.building import job_of
 from safelight.training.recipes.exporting import LAST, Which, chosen
 from safelight.training.recipes.job import Job, Workshop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:

@@ -31,7 +31,7 @@ class Word(nn.Module):
         super().__init__()
         # Tables of an Embedding, so that weight decay leaves them alone.
         self.tables = nn.ModuleList(
-            nn.Embedding.from_pretrained(table.detach().float().clone(), freeze=False)
+            nn.Embedding(table.shape[0], table.shape[1], _weight=table.detach().float().clone())
             for table in tables
         )
 
