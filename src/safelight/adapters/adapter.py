@@ -1,15 +1,27 @@
 """A loaded adapter: changes of layers of the parts of a model, and what its file says of itself."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 from safelight.models.deltas import Delta
 
 UNET = "unet"
 TEXT_ENCODER = "text_encoder"
 TEXT_ENCODER_2 = "text_encoder_2"
-PARTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
+TEXT_PARTS = (TEXT_ENCODER, TEXT_ENCODER_2)
+PARTS = (UNET, *TEXT_PARTS)
+
+T = TypeVar("T")
+
+
+def by_text_part(encoders: Sequence[T]) -> dict[str, T]:
+    """Text encoders, or what belongs to each, by the names of their parts.
+
+    Raises ValueError for more of them than there are names.
+    """
+    return dict(zip(TEXT_PARTS[: len(encoders)], encoders, strict=True))
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,13 @@ def stepped(
     delta: Delta, weight: Tensor, bias: Tensor | None, strength: float
 ) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in float32 after one delta. Differentiable."""
+    return delta.changed(weight, strength), stepped_bias(delta, bias, strength)
+
+
+def stepped_bias(delta: Delta, bias: Tensor | None, strength: float) -> Tensor | None:
+    """The bias in float32 after one delta, if there is one. Differentiable."""
     added = delta.bias_change(bias, strength)
-    after = bias if added is None or bias is None else bias + added
-    return delta.changed(weight, strength), after
+    return bias if added is None or bias is None else bias + added
 
 
 def low_ranks(wanted: Sequence[tuple[Delta, float]], weight: Tensor) -> list[LowRank]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from safelight.adapters.adapter import UNET
 from safelight.adapters.deltas import Delta
 from safelight.adapters.rescalings import Decomposed, Norm
 from safelight.checkpoints.adapter_bias import WithBias
@@ -21,7 +22,7 @@ from safelight.checkpoints.adapter_build import (
 )
 from safelight.checkpoints.adapter_keys import Group, Sorted, sort
 from safelight.checkpoints.adapter_kinds import Kind, Tensors, Told
-from safelight.checkpoints.adapter_names import UNET, Layer, Layers
+from safelight.checkpoints.adapter_names import Layer, Layers
 from safelight.checkpoints.adapter_scaling import Scaling, scaling_of
 from safelight.checkpoints.closing import Closes
 from safelight.checkpoints.files import open_weights

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from safelight.adapters.adapter import PARTS, TEXT_PARTS, UNET, by_text_part
 from safelight.checkpoints.keymap import KeyMap, Shape
 from safelight.checkpoints.parts import shapes_of
 from safelight.checkpoints.rows_unet import unet_rows
@@ -19,9 +20,7 @@ from safelight.families import Family
 from safelight.models.clip import ClipTextConfig
 from safelight.models.unet import UNetConfig
 
-UNET = "unet"
-TEXTS = ("text_encoder", "text_encoder_2")
-ANY = (UNET, *TEXTS)
+ANY = PARTS
 
 # What stands before a layer, and the parts that it may mean; the longest that fits counts.
 PREFIXES: Mapping[str, tuple[str, ...]] = {
@@ -33,24 +32,24 @@ PREFIXES: Mapping[str, tuple[str, ...]] = {
     "base_model.model.unet.": (UNET,),
     "diffusion_model.": (UNET,),
     "model.diffusion_model.": (UNET,),
-    "lora_te_": TEXTS,
-    "oft_te_": TEXTS,
-    "lycoris_te_": TEXTS,
-    "lora_te1_": TEXTS[:1],
-    "oft_te1_": TEXTS[:1],
-    "lycoris_te1_": TEXTS[:1],
-    "text_encoder.": TEXTS[:1],
-    "text_encoder.base_model.model.": TEXTS[:1],
-    "base_model.model.text_encoder.": TEXTS[:1],
-    "text_encoders.clip_l.transformer.": TEXTS[:1],
-    "text_encoders.clip_h.transformer.": TEXTS[:1],
-    "lora_te2_": TEXTS[1:],
-    "oft_te2_": TEXTS[1:],
-    "lycoris_te2_": TEXTS[1:],
-    "text_encoder_2.": TEXTS[1:],
-    "text_encoder_2.base_model.model.": TEXTS[1:],
-    "base_model.model.text_encoder_2.": TEXTS[1:],
-    "text_encoders.clip_g.transformer.": TEXTS[1:],
+    "lora_te_": TEXT_PARTS,
+    "oft_te_": TEXT_PARTS,
+    "lycoris_te_": TEXT_PARTS,
+    "lora_te1_": TEXT_PARTS[:1],
+    "oft_te1_": TEXT_PARTS[:1],
+    "lycoris_te1_": TEXT_PARTS[:1],
+    "text_encoder.": TEXT_PARTS[:1],
+    "text_encoder.base_model.model.": TEXT_PARTS[:1],
+    "base_model.model.text_encoder.": TEXT_PARTS[:1],
+    "text_encoders.clip_l.transformer.": TEXT_PARTS[:1],
+    "text_encoders.clip_h.transformer.": TEXT_PARTS[:1],
+    "lora_te2_": TEXT_PARTS[1:],
+    "oft_te2_": TEXT_PARTS[1:],
+    "lycoris_te2_": TEXT_PARTS[1:],
+    "text_encoder_2.": TEXT_PARTS[1:],
+    "text_encoder_2.base_model.model.": TEXT_PARTS[1:],
+    "base_model.model.text_encoder_2.": TEXT_PARTS[1:],
+    "text_encoders.clip_g.transformer.": TEXT_PARTS[1:],
     "lycoris_": ANY,
     "base_model.model.": ANY,
     "": ANY,
@@ -138,14 +137,14 @@ def _layers(unet: UNetConfig, texts: tuple[ClipTextConfig, ...], second: bool) -
     table = {_flat(layer.path): layer for layer in found}
     table |= {_flat(original[layer.path]): layer for layer in found}
     tables = {UNET: table}
-    for part, config in zip(TEXTS, texts, strict=False):
+    for part, config in by_text_part(texts).items():
         layers = list(_weights(part, shapes_of(config)))
         tables[part] = {_flat(layer.path): layer for layer in layers}
         # Transformers leaves out `text_model` since version 5, as the files of 2022 did.
         tables[part] |= {_flat(layer.path).removeprefix("text_model_"): layer for layer in layers}
     if second:
-        tables[TEXTS[1]] = tables[TEXTS[0]]
-    depths = {part: config.layers for part, config in zip(TEXTS, texts, strict=False)}
+        tables[TEXT_PARTS[1]] = tables[TEXT_PARTS[0]]
+    depths = {part: config.layers for part, config in by_text_part(texts).items()}
     return Layers(MappingProxyType(tables), MappingProxyType(original), MappingProxyType(depths))
 
 

@@ -10,12 +10,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from safelight.adapters.adapter import Adapter
+from safelight.adapters.adapter import TEXT_PARTS, UNET, Adapter
 from safelight.adapters.deltas import Delta, LowRank
 from safelight.adapters.rescalings import Decomposed
 from safelight.adapters.rotations import Orthogonal
 from safelight.checkpoints.adapter_file import innermost
-from safelight.checkpoints.adapter_names import TEXTS, UNET, Layers, layers_of
+from safelight.checkpoints.adapter_names import Layers, layers_of
 from safelight.checkpoints.adapter_remarks import DORA_NORM, FAMILY
 from safelight.checkpoints.adapter_scaling import KEY
 from safelight.checkpoints.adapter_tensors import kohya_tensors, peft_tensors
@@ -96,11 +96,11 @@ def _tensors(
 def _module(layers: Layers, family: Family, part: str, path: str, layout: AdapterLayout) -> str:
     xl = family.text.vector in ("sdxl", "refiner")
     if layout == "diffusers":
-        only_second = part == TEXTS[0] and family.text.vector == "refiner"
-        return f"{TEXTS[1] if only_second else part}.{path}"
+        only_second = part == TEXT_PARTS[0] and family.text.vector == "refiner"
+        return f"{TEXT_PARTS[1] if only_second else part}.{path}"
     if part == UNET:
         return f"lora_unet_{layers.original[path] if xl else path}".replace(".", "_")
-    second = part == TEXTS[1] or family.text.vector == "refiner"
+    second = part == TEXT_PARTS[1] or family.text.vector == "refiner"
     number = ("2" if second else "1") if xl else ""
     return f"lora_te{number}_{path}".replace(".", "_")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from safelight.adapters.adapter import Adapter
+from safelight.adapters.adapter import UNET, Adapter, by_text_part
 from safelight.adapters.blocks import block_weights
 from safelight.adapters.strengths import Strengths
 from safelight.checkpoints.adapter_family import origin_of
@@ -24,8 +24,6 @@ from safelight.families import Family
 from safelight.merging.plan import Taken
 from safelight.merging.weights import Weights, items_of, number
 from safelight.printable import shown
-
-TEXTS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -127,4 +125,4 @@ def _modules(family: Family) -> dict[str, nn.Module]:
     """The networks of a family without memory, for the names of their layers."""
     with torch.device("meta"):
         texts = [built(role.encoder) for role in family.text.roles]
-        return {"unet": built(family.backbone), **dict(zip(TEXTS, texts, strict=False))}
+        return {UNET: built(family.backbone), **by_text_part(texts)}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from safelight.adapters.sites import folded
+from safelight.adapters.sites import folded, stepped_bias
 from safelight.adapters.strengths import Strengths
 from safelight.checkpoints.finite import check_cast
 from safelight.checkpoints.stock import Stock
@@ -44,11 +44,11 @@ def adapted(stock: Stock, wanted: Mapping[str, Wanted], read: Read) -> Stock:
     @torch.no_grad()
     def changed(name: str) -> Tensor:
         path, _, leaf = name.rpartition(".")
-        todo, dtype = wanted.get(path), stock.header[name].dtype
-        if not todo or leaf not in ("weight", "bias"):
+        given, dtype = wanted.get(path), stock.header[name].dtype
+        if not given or leaf not in ("weight", "bias"):
             return stock.read(name)
         before = read(name, torch.float32)
-        after = _bias(before, todo) if leaf == "bias" else folded(before, None, todo)[0]
+        after = _bias(before, given) if leaf == "bias" else folded(before, None, given)[0]
         if not bool(after.isfinite().all()):
             raise CheckpointError(
                 f"the adapters make NaN or infinity of {shown(f'{stock.role}.{name}')}; give them "
@@ -61,8 +61,9 @@ def adapted(stock: Stock, wanted: Mapping[str, Wanted], read: Read) -> Stock:
     return Stock(stock.role, stock.config, stock.header, changed)
 
 
-def _bias(bias: Tensor, todo: Wanted) -> Tensor:
-    for delta, strength in todo:
-        added = delta.bias_change(bias, strength)
-        bias = bias if added is None else bias + added
+def _bias(bias: Tensor, given: Wanted) -> Tensor:
+    for delta, strength in given:
+        after = stepped_bias(delta, bias, strength)
+        assert after is not None, "there was a bias before"
+        bias = after
     return bias

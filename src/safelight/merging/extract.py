@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from safelight.adapters.adapter import Adapter, AdapterFacts
+from safelight.adapters.adapter import TEXT_PARTS, UNET, Adapter, AdapterFacts
 from safelight.adapters.deltas import Delta, Difference, LowRank, NormDifference
 from safelight.checkpoints.adapter_bias import WithBias
 from safelight.checkpoints.adapter_names import Layer, layers_of
@@ -21,7 +21,6 @@ from safelight.merging.low_rank import RankRule, Tally, factored
 from safelight.merging.sources import Reader, Source, compared, opened
 from safelight.printable import shown
 
-TEXTS = ("text_encoder", "text_encoder_2")
 Progress = Callable[[int, int], None]  # layers done, of all
 
 
@@ -128,7 +127,7 @@ def _work(mine: Source, origin: Source, scope: Scope) -> Iterator[tuple[Layer, R
 def _parts(source: Source) -> tuple[str, ...]:
     """What adapters call the parts that they change."""
     texts = [part for part in source.checkpoint.parts if part.role.startswith("text")]
-    return ("unet", *TEXTS[: len(texts)])
+    return (UNET, *TEXT_PARTS[: len(texts)])
 
 
 def _delta(

@@ -4,6 +4,7 @@ Shapes: out and in features of a Linear, or channels of a convolution with a ker
 A kernel belongs to "in" wherever a weight is seen as a matrix: (out, in · k · k).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import ClassVar
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from safelight.models.layers import Conv2d, Linear
 
 
-class Delta(nn.Module):
+class Delta(nn.Module, ABC):
     """What an adapter changes of one layer. Its tensors are parameters, so that it can be learned.
 
     additive: `change` asks of the weight nothing but its shape, so that strengths and several
@@ -29,9 +30,9 @@ class Delta(nn.Module):
     kind: ClassVar[str] = ""
     dims: ClassVar[tuple[int, ...]] = (2, 4)
 
+    @abstractmethod
     def change(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """What is added to the weight: of its shape, float32, differentiable."""
-        raise NotImplementedError
 
     def changed(self, weight: Tensor, strength: float = 1.0) -> Tensor:
         """A weight in float32 and what is added to it."""
@@ -45,8 +46,9 @@ class Delta(nn.Module):
         """Whether it is for a weight of this shape, in a layer that has a bias or has not."""
         return len(shape) in self.dims and self._fits(tuple(shape), bias)
 
+    @abstractmethod
     def _fits(self, shape: Sequence[int], bias: bool) -> bool:
-        raise NotImplementedError
+        """`fits` for a weight of as many dimensions as the kind may have."""
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from safelight.adapters.adapter import TEXT_ENCODER, TEXT_ENCODER_2, UNET, Adapter
+from safelight.adapters.adapter import UNET, Adapter, by_text_part
 from safelight.adapters.attach import Attachment, attached
 from safelight.adapters.blocks import block_weights
 from safelight.adapters.strengths import Strengths
@@ -133,8 +133,7 @@ class Dressed:
 
 def parts_of(model: Model) -> dict[str, nn.Module]:
     """The networks of a model that adapters change, by the names of the parts."""
-    texts = zip((TEXT_ENCODER, TEXT_ENCODER_2), model.text.encoders, strict=False)
-    return {UNET: model.network.unet, **dict(texts)}
+    return {UNET: model.network.unet, **by_text_part(model.text.encoders)}
 
 
 def outfit_of(request: Request, model: Model, sigmas: Tensor, supplies: Supplies) -> Outfit:

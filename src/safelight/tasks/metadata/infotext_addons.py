@@ -1,14 +1,16 @@
 """LoRAs, learned words and hypernetworks in A1111's text: tags in the prompt, lists of hashes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
+from typing import TypeVar
 
 from safelight.tasks.addons import Hypernetwork, Lora
-from safelight.tasks.recipe import Recipe, bare_name
+from safelight.tasks.recipe import Recipe, UsedFile, bare_name
 from safelight.tasks.request import Request
 
 DIGITS = 12  # of a hash, as A1111 shortens them
 _SYNTAX = frozenset("<>:,")
+Group = TypeVar("Group")
 
 
 def in_tags(request: Request) -> Request:
@@ -52,8 +54,8 @@ def in_tags(request: Request) -> Request:
 def hash_fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """A1111's lists of hashes: "style: 1b2c3d4e5f6a"."""
     request, files = recipe.request, recipe.files
-    loras = zip(request.loras, (f for f in files if f.role == "lora"), strict=False)
-    words = zip(request.embeddings, (f for f in files if f.role == "embedding"), strict=False)
+    loras = _paired(request.loras, files, "lora")
+    words = _paired(request.embeddings, files, "embedding")
     listed = {
         "Lora hashes": [
             (one.tag or _stem(one.file), used.tensors_sha256 or used.sha256) for one, used in loras
@@ -63,6 +65,14 @@ def hash_fields(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for key, hashes in listed.items():
         if hashes:
             yield key, ", ".join(f"{_bare(name)}: {digest[:DIGITS]}" for name, digest in hashes)
+
+
+def _paired(
+    groups: Sequence[Group], files: Sequence[UsedFile], role: str
+) -> list[tuple[Group, UsedFile]]:
+    """Each group with its file; none where a recipe does not hold a file for each of them."""
+    used = [file for file in files if file.role == role]
+    return list(zip(groups, used, strict=True)) if len(groups) == len(used) else []
 
 
 def _weights(lora: Lora) -> str:

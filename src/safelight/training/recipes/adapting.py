@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from safelight.adapters.adapter import TEXT_ENCODER, TEXT_ENCODER_2, UNET, Adapter, AdapterFacts
+from safelight.adapters.adapter import UNET, Adapter, AdapterFacts, by_text_part
 from safelight.adapters.targets import targets
 from safelight.adapters.trainable import Size, trainable
 from safelight.checkpoints.adapter_load import load_adapter
@@ -27,8 +27,7 @@ from safelight.writing import make_folder
 
 def networks(model: Taught) -> dict[str, nn.Module]:
     """The networks of a model, by the names that adapters have for their parts."""
-    towers = dict(zip((TEXT_ENCODER, TEXT_ENCODER_2), model.text.encoders, strict=False))
-    return {UNET: model.unet, **towers}
+    return {UNET: model.unet, **by_text_part(model.text.encoders)}
 
 
 def taught_layers(
