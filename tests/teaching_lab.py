@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image, ImageDraw
 
@@ -33,6 +34,14 @@ def write_subject(folder: Path, count: int = 6, side: int = 32, *, clear: bool =
         ImageDraw.Draw(image).ellipse((at, 6, at + 14, 22), fill=(220, 30, 30, 255))
         image.save(folder / f"{number:02}.png")
         (folder / f"{number:02}.txt").write_text(f"a picture of <ball>, number {number}")
+    return folder
+
+
+def furnished(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, from now on the current one, with the model `old` and the pictures `ball`."""
+    write_subject(folder / "ball")
+    (folder / "old").symlink_to(model)
+    monkeypatch.chdir(folder)
     return folder
 
 

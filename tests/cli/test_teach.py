@@ -1,8 +1,6 @@
 """`safelight teach`: a few words become a config that can be run again, and a file of what came."""
 
-import os
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +20,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: Path) -> Iterator[Path]:
-    lab.write_subject(tmp_path / "ball")
-    (tmp_path / "old").symlink_to(model)
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(here)
+def place(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return lab.furnished(tmp_path, model, monkeypatch)
 
 
 def teach(*more: str) -> int:

@@ -1,7 +1,5 @@
 """Textual inversion: a word gets vectors, and nothing else of the model moves by a bit."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,13 +39,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: Path) -> Iterator[Path]:
-    lab.write_subject(tmp_path / "ball")
-    (tmp_path / "old").symlink_to(model)
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(here)
+def place(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return lab.furnished(tmp_path, model, monkeypatch)
 
 
 def inverted(count: int = 3, initial: str | None = "red ball") -> tuple[InvertedText, Word]:

@@ -1,7 +1,5 @@
 """The recipes "lora" and "lcm": from a config to a file that others open, the model untouched."""
 
-import os
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,13 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: Path) -> Iterator[Path]:
-    lab.write_subject(tmp_path / "ball")
-    (tmp_path / "old").symlink_to(model)
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(here)
+def place(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return lab.furnished(tmp_path, model, monkeypatch)
 
 
 def values(**adapter: Any) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Prior preservation: pictures of the class, drawn once by the model as it was."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,13 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, model: Path) -> Iterator[Path]:
-    lab.write_subject(tmp_path / "ball")
-    (tmp_path / "old").symlink_to(model)
-    here = Path.cwd()
-    os.chdir(tmp_path)
-    yield tmp_path
-    os.chdir(here)
+def place(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return lab.furnished(tmp_path, model, monkeypatch)
 
 
 def values(recipe: str = "lora", **prior: Any) -> dict[str, Any]:
