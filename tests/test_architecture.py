@@ -26,7 +26,8 @@ FLOORS: dict[str, int] = {
     "evaluation": 5,
     "training": 5,
     "merging": 5,
-    "cli": 6,
+    "benchmarks": 6,
+    "cli": 7,
 }
 ONE_ROOM = {  # files that lie beside the rooms and belong together
     **dict.fromkeys(("errors", "printable", "writing", "condition", "version"), "ground"),

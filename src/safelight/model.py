@@ -47,6 +47,7 @@ class Model:
     family: with the process, the text side and the codec that are really used, so that a model
         whose file says something else than the table carries what its file says.
     notes: what the user should see: guesses, and files that say unusual things.
+    engine: the name of what computes the U-Net and the autoencoder (`engines.table`).
     """
 
     family: Family
@@ -57,6 +58,7 @@ class Model:
     files: tuple[FileRecord, ...] = ()
     report: LoadReport | None = None
     notes: tuple[str, ...] = ()
+    engine: str = "eager"
 
     @property
     def dtype(self) -> torch.dtype:

@@ -21,9 +21,15 @@ class Incident:
     block: str  # module path of the first module whose output was not finite
     dtype: str  # the type in which it arose
     step: int | None  # sampling step, from 1; None outside the sampling loop
+    engine: str | None = None  # the engine that made it, if another than the modules themselves
 
     def __str__(self) -> str:
         when = "" if self.step is None else f" at step {self.step}"
+        if self.engine is not None:
+            return (
+                f"engine {self.engine} made NaN or infinity in the {self.part}{when}; "
+                "that part was run again without it"
+            )
         return (
             f"{self.part} made NaN or infinity in {self.dtype}{when} (first in {self.block}); "
             "that part was run again in float32"
@@ -43,11 +49,25 @@ class Sentinel:
     incidents: list[Incident] = field(default_factory=list)
     _raised: dict[nn.Module, torch.dtype] = field(default_factory=dict)
 
-    def run(self, part: str, module: nn.Module, call: Callable[[], Result]) -> Result:
+    def run(
+        self,
+        part: str,
+        module: nn.Module,
+        call: Callable[[], Result],
+        *,
+        engine: str | None = None,
+        by_engine: Callable[[], Result] | None = None,
+    ) -> Result:
         """The result of `call`, which runs `module`; run again in float32 if it is not finite.
 
+        by_engine: asked first, if given: the same from an engine of this name.
         Raises NonFiniteError, naming the part and the first block, if float32 does not help.
         """
+        if by_engine is not None and module not in self._raised:
+            result = by_engine()
+            if finite(result):
+                return result
+            self.incidents.append(Incident(part, "", _name(_dtype(module)), self.step, engine))
         result = call()
         if finite(result):
             return result

@@ -1,6 +1,6 @@
 """A network under the sentinel's eyes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -17,15 +17,23 @@ CONTROLLED = "U-Net with its controls"
 class Watched:
     """A network whose non-finite outputs are caught, named and computed again in float32.
 
-    Control networks are watched with it: what they add may be what is not finite.
+    Control networks are watched with it: what they add may be what is not finite. If an engine
+    computes the network and fails, its modules are asked themselves.
     """
 
     network: Backbone
     sentinel: Sentinel
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        network, runner = self.network, self.network.runner
+        if runner is None:
+            return self.sentinel.run(self._part, self._modules, lambda: network(x, time, condition))
         return self.sentinel.run(
-            self._part, self._modules, lambda: self.network(x, time, condition)
+            self._part,
+            self._modules,
+            lambda: replace(network, runner=None)(x, time, condition),
+            engine=runner.name,
+            by_engine=lambda: network(x, time, condition),
         )
 
     def with_attention(

@@ -29,6 +29,7 @@ from safelight.models.layers import (
     Wrap,
     wrapped,
 )
+from safelight.models.runner import CodecRunner
 from safelight.models.tiling import Bands, Tiles, Tiling, by_bands, by_tiles
 
 PerChannel = float | tuple[float, ...]  # one number for all channels, or one for each
@@ -402,6 +403,7 @@ class Codec:
 
     autoencoder: Coder
     config: CodecConfig
+    runner: CodecRunner | None = None  # an engine's, asked for whole pictures
 
     @property
     def factor(self) -> int:
@@ -435,9 +437,8 @@ class Codec:
         """
         for name, size in (("height", images.shape[2]), ("width", images.shape[3])):
             _check_size(name, size, self.factor)
-        moments = self._run(
-            self.autoencoder.moments, images, tile, wrap, zoom_in=self.factor, zoom_out=1
-        )
+        coder = self._asked(tile, wrap)
+        moments = self._run(coder.moments, images, tile, wrap, zoom_in=self.factor, zoom_out=1)
         return self.autoencoder.posterior(moments).rescaled(self.scale, self.shift)
 
     def decode(
@@ -455,7 +456,12 @@ class Codec:
             )
         raw = latents.float()
         raw = raw / _by_channel(self.scale, raw) + _by_channel(self.shift, raw)
-        return self._run(self.autoencoder.decode, raw, tile, wrap, zoom_in=1, zoom_out=self.factor)
+        coder = self._asked(tile, wrap)
+        return self._run(coder.decode, raw, tile, wrap, zoom_in=1, zoom_out=self.factor)
+
+    def _asked(self, tile: Tiling | None, wrap: Wrap) -> Coder | CodecRunner:
+        """Who does the work: bands and joined ends reach into the modules themselves."""
+        return self.autoencoder if self.runner is None or wrap or tile else self.runner
 
     def _run(
         self,

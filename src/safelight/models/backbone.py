@@ -23,6 +23,7 @@ from safelight.models.control_networks import (
     weighted,
 )
 from safelight.models.reference_only import seen_by_attention
+from safelight.models.runner import Runner, check_extras, extras_asked
 from safelight.models.unet import Residuals, UNet, UNetConfig, covers
 from safelight.models.unet_blocks import NO_REFERENCES
 
@@ -41,6 +42,7 @@ class Backbone:
         asked only for conditions with a control of its name, whose scale is not 0.
     observer: told what attention looks at in each call, but for those with perturbed attention.
     nudges: added to the inputs of attention's projections in every call, besides what controls add.
+    runner: an engine's, asked in place of `unet`; attach it by `replace`.
     Raises RequestError if the condition was made for another network.
     """
 
@@ -49,10 +51,11 @@ class Backbone:
     control_networks: Mapping[str, ControlNetwork] = field(default_factory=lambda: NO_CONTROLS)
     observer: Observer | None = None
     nudges: tuple[Nudge, ...] = ()
+    runner: Runner | None = None
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """x (B, C, h, w), time (B,) or one for all -> (B, C, h, w)."""
-        return self._ask(self.unet, x, time, condition).float()
+        return self._ask(self.runner or self.unet, x, time, condition).float()
 
     def with_attention(
         self, x: Tensor, time: Tensor, condition: Condition
@@ -67,6 +70,8 @@ class Backbone:
                 "self-attention guidance needs attention in the middle of the U-Net, which this "
                 "one was built without; choose another guidance or model"
             )
+        if self.runner is not None:
+            check_extras(self.runner.name, self.runner.extras, ["self-attention guidance"])
         output, weights = self._ask(self.unet.with_attention, x, time, condition)
         return output.float(), weights
 
@@ -132,24 +137,23 @@ class Backbone:
         references: Mapping[str, Reference] = NO_REFERENCES
         if condition.references:
             references = seen_by_attention(self.unet, time, condition, vector)
-        return network(
-            x.to(dtype),
-            time,
-            condition.context.to(dtype),
-            vector,
-            level=condition.level,
-            guidance_scale=condition.guidance,
-            images=tuple(
+        told: dict[str, object] = {
+            "level": condition.level,
+            "guidance_scale": condition.guidance,
+            "images": tuple(
                 ImageTokens(p.adapter, p.tokens.to(dtype), p.scale, p.mask)
                 for p in condition.image_prompts
             ),
-            residuals=residuals,
-            identity_attention=condition.intervention.identity_attention,
-            freeu=condition.intervention.freeu,
-            checkpointing=self.checkpointing,
-            observer=None if condition.intervention.identity_attention else self.observer,
-            references=references,
-        )
+            "residuals": residuals,
+            "identity_attention": condition.intervention.identity_attention,
+            "freeu": condition.intervention.freeu,
+            "checkpointing": self.checkpointing,
+            "observer": None if condition.intervention.identity_attention else self.observer,
+            "references": references,
+        }
+        if self.runner is not None:
+            check_extras(self.runner.name, self.runner.extras, list(extras_asked(told)))
+        return network(x.to(dtype), time, condition.context.to(dtype), vector, **told)
 
 
 def check(unet: UNet, x: Tensor, condition: Condition) -> None:

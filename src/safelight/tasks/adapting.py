@@ -28,6 +28,7 @@ from safelight.models.control_modes import sigma_range
 from safelight.models.hypernetwork import Dose, Hypernetwork, nudge_of
 from safelight.printable import shown
 from safelight.tasks.addons import Lora, read_blocks
+from safelight.tasks.engaging import check_moving
 from safelight.tasks.lookup import KINDS, near, spoken, tags_of
 from safelight.tasks.recipe import UsedFile
 from safelight.tasks.request import Request
@@ -76,6 +77,13 @@ class Outfit:
     files: tuple[UsedFile, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def moves(self) -> bool:
+        """Whether some of it acts in a part of the steps only."""
+        windows = [(one.high, one.low) for one in self.adapters]
+        windows += [(one.high, one.low) for one in self.hypernetworks]
+        return not all(high == float("inf") and low < 0 for high, low in windows)
+
     @contextmanager
     def on(self, model: Model) -> Iterator["Dressed"]:
         """The model with all of it on, until this is left; then it is as it was, bit for bit.
@@ -115,10 +123,9 @@ class Dressed:
     def turned(self, denoise: Denoise) -> Denoise:
         """The denoiser, before each call of which everything acts as it is to at that level."""
         outfit = self.outfit
-        windows = [(one.high, one.low) for one in outfit.adapters]
-        windows += [(one.high, one.low) for one in outfit.hypernetworks]
-        if all(high == float("inf") and low < 0 for high, low in windows):
+        if not outfit.moves:
             return denoise
+        check_moving(self.model)
 
         def turned(x: Tensor, sigma: Tensor) -> Tensor:
             level = float(sigma.max())

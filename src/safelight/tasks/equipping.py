@@ -20,6 +20,7 @@ from safelight.clip.words import plain_words
 from safelight.condition import ImagePrompt, ReferencePicture
 from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.sentinel import watch
+from safelight.engines.table import engined
 from safelight.errors import RequestError
 from safelight.model import FileRecord, Model
 from safelight.models.control_modes import sigma_range
@@ -215,8 +216,8 @@ def refiner_of(request: Request, model: Model, supplies: Supplies) -> Model | No
         return None
     path = find_model(request.refiner.model)
     second = supplies.kept(
-        ("model", path, model.dtype, model.device),
-        lambda: load(path, dtype=model.dtype, device=model.device),
+        ("model", path, model.dtype, model.device, model.engine),
+        lambda: engined(load(path, dtype=model.dtype, device=model.device), model.engine),
     )
     own, other = model.codec, second.codec
     if (own.channels, own.factor) != (other.channels, other.factor):

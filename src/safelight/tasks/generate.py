@@ -12,6 +12,7 @@ from safelight.engines.sentinel import Sentinel, watch
 from safelight.errors import NonFiniteError, RequestError
 from safelight.model import Model
 from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, working_size
+from safelight.tasks.engaging import check_engine
 from safelight.tasks.extending import settled_extension
 from safelight.tasks.judging import judged
 from safelight.tasks.loading import stable_name
@@ -132,6 +133,7 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     if exact is None:
         exact = model.device.type == "cpu" and model.dtype == torch.float32
     check_scale(request, own)
+    check_engine(model, request)
     largest = check_large(request.replace(width=width, height=height), model)
     tile = request.tile_vae if request.tile_vae is not None else largest > LARGE
     whole = (
@@ -144,6 +146,7 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
             exact=exact,
             tile_vae=tile,
             dtype=dtype_name(model.dtype),
+            engine=model.engine,
         )
     )
     return [

@@ -8,6 +8,7 @@ from safelight.checkpoints.load import load
 from safelight.checkpoints.shelves import addon, find_addon
 from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device, resolve_dtype
+from safelight.engines.table import engined
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.lookup import check_tags
@@ -72,10 +73,11 @@ class Models:
             request.zero_terminal_snr,
             str(dtype),
             str(device),
+            request.engine,
         )
         if self._model is None or key != self._key:
             self._model = None  # let go of the old weights before the new ones are read
-            self._model = load(
+            loaded = load(
                 path,
                 vae=vae,
                 ema=request.ema,
@@ -84,6 +86,7 @@ class Models:
                 dtype=dtype,
                 device=device,
             )
+            self._model = engined(loaded, request.engine)
             self._key = key
         return self._model
 

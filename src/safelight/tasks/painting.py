@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from safelight.engines.sentinel import Sentinel
 from safelight.model import Model
+from safelight.models.autoencoder import Codec
 from safelight.models.tiling import Bands
 from safelight.tasks.aids import NO_AIDS, Aids
 from safelight.tasks.plan import Plan, plan
@@ -96,10 +97,11 @@ def painted(
 def decoded(model: Model, latents: Tensor, request: Request, sentinel: Sentinel) -> Tensor:
     """Latents (B, C, h, w) as images (B, 3, H, W), watched for NaN."""
     tile = Bands() if request.tile_vae else None
-    return sentinel.run(
+    return _watched(
         "VAE decoder",
-        _coder(model),
-        lambda: model.codec.decode(latents, tile=tile, wrap=wrap_of(request)),
+        model,
+        sentinel,
+        lambda codec: codec.decode(latents, tile=tile, wrap=wrap_of(request)),
     )
 
 
@@ -110,19 +112,32 @@ def encoded(model: Model, images: Tensor, request: Request, sentinel: Sentinel) 
     mean is the same whatever the seed.
     """
     tile = Bands() if request.tile_vae else None
-    return sentinel.run(
+    return _watched(
         "VAE encoder",
-        _coder(model),
-        lambda: model.codec.encode(
+        model,
+        sentinel,
+        lambda codec: codec.encode(
             images.to(model.device), tile=tile, wrap=wrap_of(request)
         ).mode(),
     )
 
 
-def _coder(model: Model) -> nn.Module:
-    coder = model.codec.autoencoder
+def _watched(
+    part: str, model: Model, sentinel: Sentinel, work: Callable[[Codec], Tensor]
+) -> Tensor:
+    """What the codec gives, under the sentinel's eyes; by its engine, if it has one, first."""
+    codec, runner = model.codec, model.codec.runner
+    coder = codec.autoencoder
     assert isinstance(coder, nn.Module)
-    return coder
+    if runner is None:
+        return sentinel.run(part, coder, lambda: work(codec))
+    return sentinel.run(
+        part,
+        coder,
+        lambda: work(replace(codec, runner=None)),
+        engine=runner.name,
+        by_engine=lambda: work(codec),
+    )
 
 
 def as_images(pixels: Sequence["torch.Tensor"]) -> Tensor:

@@ -50,6 +50,7 @@ Dialect = Literal["a1111", "comfy", "compel", "plain"]
 Emphasis = Literal["original", "no norm", "ignore", "none", "comfy", "compel"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseSource = Literal["cpu", "nv"]
+EngineName = Literal["eager"]  # of engines.table
 Start = Literal["a1111", "diffusers", "sigma", "unit"]
 
 
@@ -205,6 +206,7 @@ class Request(Settings):
     zero_terminal_snr: bool | None = None
     dtype: Dtype = "auto"
     device: Device = "auto"
+    engine: EngineName = "eager"  # what computes the model
 
     loras: Annotated[tuple[Lora, ...], Field(max_length=32)] = ()
     embeddings: Annotated[tuple[Embedding, ...], Field(max_length=64)] = ()

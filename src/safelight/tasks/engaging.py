@@ -1,0 +1,45 @@
+"""What a request asks of the engine that computes its model: said before anything is drawn."""
+
+from collections.abc import Iterator
+
+from safelight.errors import RequestError
+from safelight.model import Model
+from safelight.models.runner import Extra, check_extras
+from safelight.tasks.request import Request
+
+
+def check_engine(model: Model, request: Request) -> None:
+    """Raise RequestError if the model's engine cannot do what the request asks."""
+    runner = model.network.runner
+    if runner is not None:
+        check_extras(runner.name, runner.extras, list(extras_of(request, model)))
+
+
+def check_moving(model: Model) -> None:
+    """Raise RequestError if adapters move between steps and the engine keeps its own weights."""
+    runner = model.network.runner
+    if runner is not None and runner.frozen:
+        raise RequestError(
+            f"engine {runner.name} keeps weights of its own, and these adapters act in a part of "
+            "the steps only; leave out their start and end, or draw with --engine eager"
+        )
+
+
+def extras_of(request: Request, model: Model) -> Iterator[Extra]:
+    """What a request asks of a U-Net besides the plain call, as far as it tells."""
+    if request.image_prompts:
+        yield "image prompts"
+    if request.references:
+        yield "reference-only control"
+    if request.controls:
+        yield "ControlNets"
+    if request.hypernetworks:
+        yield "hypernetworks and LLLite"
+    if request.guidance.pag is not None:
+        yield "perturbed attention"
+    if request.guidance.sag is not None:
+        yield "self-attention guidance"
+    if request.guidance.freeu is not None:
+        yield "FreeU"
+    if model.network.observer is not None:
+        yield "word maps"
