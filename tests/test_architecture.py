@@ -27,7 +27,8 @@ FLOORS: dict[str, int] = {
     "training": 5,
     "merging": 5,
     "benchmarks": 6,
-    "cli": 7,
+    "server": 7,
+    "cli": 8,
 }
 ONE_ROOM = {  # files that lie beside the rooms and belong together
     **dict.fromkeys(("errors", "printable", "writing", "condition", "version"), "ground"),
