@@ -49,6 +49,19 @@ def put_in(model: Path, target: str, *adapters: Taken, dtype: torch.dtype | None
     return Path(target)
 
 
+def test_a_merge_tells_of_each_tensor_once(models: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    plan = checked_plan([Taken(models / "a"), Taken(models / "b")])
+    merge(
+        plan,
+        tmp_path / "m.safetensors",
+        "ldm",
+        progress=lambda done, all_: told.append((done, all_)),
+    )
+    whole = len(load_file(tmp_path / "m.safetensors"))
+    assert told[-1] == (whole, whole) and {count for count, _ in told} == set(range(1, whole + 1))
+
+
 def tensors(folder: Path, part: str) -> dict[str, Tensor]:
     (file,) = (folder / part).glob("*.safetensors")
     return load_file(file)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safelight.checkpoints.adapter_save import LAYOUTS, AdapterLayout
 from safelight.checkpoints.library import find_model
-from safelight.cli.extract_progress import bar
+from safelight.cli.progress_bar import bar
 from safelight.cli.written import chosen_dtype, must_be_new, tell_written
 from safelight.errors import RequestError
 from safelight.merging.adapter_files import (

@@ -8,6 +8,7 @@ from safelight.checkpoints.library import find_model
 from safelight.cli.adapter_files import adapter_names, rule_or_none
 from safelight.cli.converting import layout_of
 from safelight.cli.groups import merged_model
+from safelight.cli.progress_bar import bar
 from safelight.cli.written import chosen_dtype, must_be_new, tell_written
 from safelight.errors import RequestError
 from safelight.merging.adapter_files import Output, merge_adapters
@@ -72,25 +73,28 @@ def merge_files(
         tell_written(target, written.notes)
         return
     _refuse(adapters, ForAdapters(), "models", "adapters alone")
-    merged = merge(
-        checked_plan(
-            whole,
-            method,
-            base=None if models.base is None else find_model(models.base),
-            density=density,
-            seed=seed,
-            adapted=bool(low),
-        ),
-        target,
-        layout_of(target, layout),
-        dtype=wanted,
-        vae=None if models.vae is None else find_model(models.vae, what="autoencoder"),
-        prediction=models.prediction,
-        zero_terminal_snr=models.zero_snr,
-        ema=models.ema,
-        variant=models.variant,
-        adapters=low,
+    plan = checked_plan(
+        whole,
+        method,
+        base=None if models.base is None else find_model(models.base),
+        density=density,
+        seed=seed,
+        adapted=bool(low),
     )
+    with bar("tensors") as progress:
+        merged = merge(
+            plan,
+            target,
+            layout_of(target, layout),
+            dtype=wanted,
+            vae=None if models.vae is None else find_model(models.vae, what="autoencoder"),
+            prediction=models.prediction,
+            zero_terminal_snr=models.zero_snr,
+            ema=models.ema,
+            variant=models.variant,
+            adapters=low,
+            progress=progress,
+        )
     tell_written(target, merged.notes)
 
 

@@ -15,9 +15,10 @@ from safelight.errors import RequestError
 from safelight.families import Family
 from safelight.merging.adapter_inputs import Given, family_for, given
 from safelight.merging.adapters import JOININGS, combined, resized
-from safelight.merging.extract import Extracted, Progress, Scope, extract
+from safelight.merging.extract import Extracted, Scope, extract
 from safelight.merging.low_rank import RankRule
 from safelight.merging.plan import DENSITIES, Taken, checked_numbers
+from safelight.merging.sources import Progress
 from safelight.printable import shown
 
 

@@ -1,6 +1,6 @@
 """An adapter that makes one model of another: the low-rank part of what was learned."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,8 @@ from safelight.checkpoints.parts import listed
 from safelight.errors import CheckpointError
 from safelight.families import Family
 from safelight.merging.low_rank import RankRule, Tally, factored
-from safelight.merging.sources import Reader, Source, compared, opened
+from safelight.merging.sources import Progress, Reader, Source, compared, opened
 from safelight.printable import shown
-
-Progress = Callable[[int, int], None]  # layers done, of all
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Several models into one, tensor by tensor: the plan, its check, and the stream that makes it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from safelight.merging.adapter_inputs import Given, given
 from safelight.merging.applied import Read, adapted, check_strengths, wanted_of
 from safelight.merging.blend import Blend, blended
 from safelight.merging.plan import MergePlan, Taken
-from safelight.merging.sources import CONV_IN, Reader, Source, compared, opened
+from safelight.merging.sources import CONV_IN, Progress, Reader, Source, compared, opened
 from safelight.printable import shown
 
 
@@ -49,12 +50,14 @@ def merge(
     ema: bool = False,
     variant: str | None = None,
     adapters: Sequence[Taken] = (),
+    progress: Progress = lambda done, whole: None,
 ) -> Merged:
     """Write the model that a plan makes of several, in a layout.
 
     dtype: None gives each tensor the first model's type. vae: a file or folder whose autoencoder
     goes in instead of a merged one. The other settings are of `load.open_checkpoint`, for every
-    model. adapters: folded into the result, in this order, as attaching them would do.
+    model. adapters: folded into the result, in this order, as attaching them would do. progress:
+    told how many tensors are made, and of how many.
 
     One tensor of each model is in memory at a time, and the adapters. Where the weights leave one
     model alone, its tensors keep their bits. All else is the first model's: family, process, and
@@ -104,8 +107,24 @@ def merge(
             stocks.append(stock_of_part(seen))
         made = _made(plan, sources, put_on, vae, settings, dtype, notes)
         remarks = made.remarks(title=target.stem)
+        stocks = list(_counted(stocks, progress))
         write_stocks(stocks, checkpoint.family, target, layout, dtype=dtype, remarks=remarks)
     return Merged(target, made, tuple(notes))
+
+
+def _counted(stocks: Sequence[Stock], progress: Progress) -> Iterator[Stock]:
+    """The same, telling of each tensor that is read for the first time."""
+    whole = sum(len(stock.header) for stock in stocks)
+    seen: set[tuple[str, str]] = set()
+
+    def read(stock: Stock, name: str) -> Tensor:
+        tensor = stock.read(name)
+        seen.add((stock.role, name))
+        progress(len(seen), whole)
+        return tensor
+
+    for stock in stocks:
+        yield replace(stock, read=partial(read, stock))
 
 
 def _named(part: Part, checkpoint: Checkpoint) -> str:

@@ -1,6 +1,6 @@
 """The models that are merged: opened, compared with the first, their tensors read when asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from safelight.models.clip import ClipTextConfig
 from safelight.models.unet import UNetConfig
 from safelight.printable import shown
 
+Progress = Callable[[int, int], None]  # tensors or layers done, of all
 CONV_IN = "conv_in.weight"  # the one tensor that a U-Net with more input channels has wider
 
 

@@ -1,4 +1,4 @@
-"""A bar for work that goes layer by layer."""
+"""A bar for work whose pieces are counted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
