@@ -18,6 +18,7 @@ from safelight.checkpoints.finite import check_finite
 from safelight.checkpoints.kinds import kind_of
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.errors import CheckpointError
+from safelight.families import Family
 from safelight.model import Model
 from safelight.printable import shown
 from safelight.text.embeddings import Embedding
@@ -84,18 +85,27 @@ def embedding_for(model: Model, file: EmbeddingFile, word: str | None = None) ->
     itself names is understood, too. SDXL's refiner takes the second of SDXL's tables.
     Raises CheckpointError naming both families if the widths are others.
     """
-    widths = tuple(encoder.config.width for encoder in model.text.encoders)
+    tables = fitting_tables(file, model.family)
+    device = model.text.encoders[0].text_model.embeddings.token_embedding.weight.device
+    return Embedding(spoken_words(file, word), tuple(table.to(device) for table in tables))
+
+
+def fitting_tables(file: EmbeddingFile, family: Family) -> tuple[Tensor, ...]:
+    """The table (n, D) of each text encoder of a family. Raises CheckpointError naming both."""
+    widths = tuple(role.encoder.width for role in family.text.roles)
     tables = _fitting(file.tables, widths)
     if tables is None:
         raise CheckpointError(
             f"{shown(file.path.name)} is a textual inversion for {file.made_for}, but the loaded "
-            f"model is {model.family.label} ({_numbers(widths)}); take one made for it"
+            f"model is {family.label} ({_numbers(widths)}); take one made for it"
         )
-    device = model.text.encoders[0].text_model.embeddings.token_embedding.weight.device
-    words = [word or file.path.stem]
-    if file.token is not None and file.token not in words:
-        words.append(file.token)
-    return Embedding(tuple(words), tuple(table.to(device) for table in tables))
+    return tables
+
+
+def spoken_words(file: EmbeddingFile, word: str | None = None) -> tuple[str, ...]:
+    """How prompts say a file's word: as told or by the file's name, and as the file names it."""
+    words = (word or file.path.stem, file.token)
+    return tuple(dict.fromkeys(each for each in words if each is not None))
 
 
 def widths_in_words(widths: Sequence[int]) -> str:

@@ -39,6 +39,10 @@ def prompt(
         int,
         typer.Option("--comma-backtrack", help="How far back a full chunk may end at a comma."),
     ] = 20,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option("--embedding", help="FILE,word=...: a learned word; repeatable."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="The picture whose choices are made.")] = 0,
     style: StyleNames = None,
     styles: Styles = None,
@@ -73,6 +77,7 @@ def prompt(
         dialect=dialect,
         emphasis=emphasis,
         model=model,
+        embeddings=tuple(embedding or ()),
         steps=steps,
         sampler=sampler,
         comma_backtrack=comma_backtrack,

@@ -1,8 +1,10 @@
 """What `safelight prompt` prints."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +22,12 @@ from safelight.text.inspection import PartInspection, PromptInspection, inspect_
 from safelight.text.report import TextReport, TokenReport
 from safelight.text.span import DIALECTS, EMPHASES, Dialect, Emphasis
 
+if TYPE_CHECKING:
+    from safelight.families import Family
+
 BAR = 40  # characters of a timeline
 TEXT_LIMIT = 50_000
+BEYOND = 1_000_000  # ids that no vocabulary has
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ def show_prompt(
     dialect: str,
     emphasis: str,
     model: str | None,
+    embeddings: Sequence[str] = (),
     steps: int | None,
     sampler: str | None,
     comma_backtrack: int,
@@ -86,7 +93,10 @@ def show_prompt(
     """
     known = _dialect(dialect)
     text, notes = source.made(known)
-    tokenizer, own_steps = (None, 20) if model is None else _reader(model)
+    family, own_steps = (None, 20) if model is None else _reader(model)
+    tokenizer = None if family is None else Tokenizer(vocabulary=family.text.vocabulary)
+    if embeddings:
+        tokenizer = (tokenizer or Tokenizer()).with_triggers(_learned(embeddings, family))
     calls = 1
     if sampler is not None:
         from safelight.diffusion.samplers import resolve_sampler
@@ -118,8 +128,8 @@ def show_prompt(
     tell(seen.notes)
 
 
-def _reader(model: str) -> tuple[Tokenizer, int]:
-    """How a model splits texts, and how many steps it is drawn with unless told."""
+def _reader(model: str) -> tuple["Family", int]:
+    """What a model is, and how many steps it is drawn with unless told."""
     from safelight.checkpoints.library import find_model
     from safelight.checkpoints.load import open_checkpoint
     from safelight.families import SamplerHint
@@ -127,7 +137,30 @@ def _reader(model: str) -> tuple[Tokenizer, int]:
     with open_checkpoint(find_model(model), own_vae=False) as checkpoint:
         family = checkpoint.family
     steps = (family.hint if family.hint.stated else SamplerHint()).steps
-    return Tokenizer(vocabulary=family.text.vocabulary), steps
+    return family, steps
+
+
+def _learned(texts: Sequence[str], family: "Family | None") -> dict[str, tuple[int, ...]]:
+    """The learned words of files, and ids beyond every vocabulary for their vectors.
+
+    Raises RequestError, FileError or CheckpointError as drawing with them does.
+    """
+    from safelight.checkpoints.embedding_file import fitting_tables, read_embedding, spoken_words
+    from safelight.checkpoints.shelves import find_addon
+    from safelight.cli.groups import embedding
+
+    triggers: dict[str, tuple[int, ...]] = {}
+    at = BEYOND
+    for text in texts:
+        group = embedding(text)
+        read = read_embedding(find_addon("embedding", str(group["file"]), None))
+        if family is not None:
+            fitting_tables(read, family)
+        word = group.get("word")
+        ids = tuple(range(at, at + read.length))
+        triggers |= dict.fromkeys(spoken_words(read, None if word is None else str(word)), ids)
+        at += read.length
+    return triggers
 
 
 def convert_prompt(source: Source, dialect: str, target: str, *, as_json: bool) -> None:
