@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "training": 5,
     "merging": 5,
     "benchmarks": 6,
+    "bulk": 6,
     "server": 7,
     "cli": 8,
 }

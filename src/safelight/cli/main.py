@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "generate": "Draw pictures from a text.",
     "edit": "Draw on a picture: change it, repaint a part, grow it.",
     "upscale": "Make a picture larger, with or without drawing.",
+    "batch": "Draw any number of prompts from a list, on one machine or on Ray.",
     "grid": "Vary any settings into a labelled contact sheet.",
     "replay": "Draw a picture again from the recipe it carries, and compare.",
     "prompt": "Show how a prompt is read: tokens, chunks, weights, schedule.",
@@ -34,6 +35,7 @@ VERBS: dict[str, str] = {
     "train": "Train an autoencoder, a CLIP, a diffusion model, a ControlNet or an evaluator.",
     "teach": "Teach a model a thing, a style or a word from a few pictures.",
     "evaluate": "Judge a model's pictures, with ceilings and baselines beside.",
+    "bench": "Time drawing and training on this machine, beside other libraries.",
     "models": "List the models on this machine.",
     "download": "Fetch a model: the only command that uses the network.",
 }

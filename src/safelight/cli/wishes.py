@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safelight.cli.axes import laid_on
 from safelight.cli.missing import must_exist
-from safelight.cli.prompt_lines import lines_of
 from safelight.cli.telling import tell
 from safelight.errors import FileError, ReplayError, RequestError
 from safelight.tasks.metadata.reader import Found, read_settings
+from safelight.tasks.prompt_lines import lines_of
 from safelight.tasks.request import Request
 from safelight.text.dynamic import expand
 from safelight.text.prompt import without_comments

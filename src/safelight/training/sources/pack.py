@@ -3,7 +3,7 @@
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def pack(
     for shard in _shards(source, per_shard, shard_bytes):
         path = folder / f"{name}-{len(paths):05}.tar"
         with whole_file(path, sum(len(data) + 1024 for _, data in shard)) as file:
-            _write(file, shard)
+            write_tar(file, shard)
         paths.append(path)
         done += len(shard) // 2
         watch(done)
@@ -95,7 +95,8 @@ def _key(name: str, used: set[str]) -> str:
     return key
 
 
-def _write(file: object, files: list[tuple[str, bytes]]) -> None:
+def write_tar(file: object, files: Sequence[tuple[str, bytes]]) -> None:
+    """Write files by name as one archive; the same files always give the same bytes."""
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
         for name, data in files:
             info = tarfile.TarInfo(name)  # no time, no owner: the same source gives the same bytes
