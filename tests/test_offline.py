@@ -30,6 +30,7 @@ NETWORK = (
     "websockets",
     "xmlrpc",
 )
+LISTENS = SOURCE / "server" / "running.py"  # has a port of its own, and connects to nobody
 # Functions of harmless modules that fetch.
 FETCHES = {"load_state_dict_from_url", "download_url_to_file", "open_connection", "from_pretrained"}
 # Ways to import that a reader of imports cannot see; each use is looked at and listed here.
@@ -67,8 +68,12 @@ def modules() -> list[Path]:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
 def test_only_download_imports_network_libraries(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = network_imports(tree)
+    if path == LISTENS:
+        assert not {name for name in found if "connect" in name}
+        found = {name for name in found if name.partition(".")[0] != "socket"}
     if path != ALLOWED:
-        assert not network_imports(tree)
+        assert not found
     if str(path.relative_to(SOURCE).as_posix()) not in DYNAMIC:
         assert not imports_by_name(tree), "an import by name hides what is imported"
 

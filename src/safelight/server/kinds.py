@@ -1,0 +1,24 @@
+"""Which requests may share a batch, and which a model, by what they say."""
+
+from collections.abc import Hashable
+
+from safelight.tasks.request import Request
+
+
+def kind_of(request: Request) -> str | None:
+    """What requests must have in common to share a batch: all that is set but words and seeds."""
+    if request.exact or request.best_of > 1 or not request.needs_model:
+        return None
+    own = {"prompt", "negative_prompt", "seed", "subseed", "count", "batch"}
+    return request.model_dump_json(exclude_unset=True, exclude=own)
+
+
+def model_of(request: Request) -> tuple[Hashable, ...]:
+    """What stands for the loaded model that a request is drawn with."""
+    return (
+        request.model,
+        request.vae,
+        request.ema,
+        request.prediction,
+        request.zero_terminal_snr,
+    )

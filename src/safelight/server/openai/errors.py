@@ -1,0 +1,26 @@
+"""Errors in the shape that OpenAI's clients read: message, type, param, code."""
+
+from collections.abc import Mapping
+
+from safelight.server.refusals import Refused
+
+# What the clients' classes are made of: the status decides, these are shown
+KINDS: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class Wrong(Refused):
+    """A field of a call cannot be."""
+
+    status, kind = 400, "invalid_value"
+
+
+def error_body(message: str, status: int, code: str, param: str | None = None) -> dict[str, object]:
+    """The body of an answer that is an error."""
+    usual = "invalid_request_error" if status < 500 else "server_error"
+    kind = KINDS.get(status, usual)
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,219 @@
+"""A newcomer's path through the page, in a real browser; nothing is asked of any other host."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safelight.server.page.door import built
+from safelight.server.registry import Listed, Registry
+from safelight.text.bpe import Tokenizer
+from server_fake import FakePainter
+from server_live import live
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no browser driver is installed")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+AXE = Path(__file__).parents[2] / "page" / "node_modules" / "axe-core" / "axe.min.js"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine"),
+    pytest.mark.skipif(built() is None, reason="the page was not built"),
+]
+
+
+@pytest.fixture(autouse=True)
+def listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    items = [
+        Listed("plain", tmp_path / "plain.safetensors", "model", "SD 1.5", size=5),
+        Listed("style", tmp_path / "style.safetensors", "lora"),
+        Listed("edges", tmp_path / "edges.safetensors", "control"),
+    ]
+    monkeypatch.setattr("safelight.server.service.listed", lambda *_: Registry(items))
+    # nothing is read of a model that is not there
+    monkeypatch.setattr("safelight.server.furnishing._tokenizer", lambda *_: Tokenizer())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as driver:
+        made = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+class Visit:
+    """A page that keeps what its browser complained of, and where it asked."""
+
+    def __init__(self, browser: Any, port: int, **options: Any) -> None:
+        self.page = browser.new_page(viewport={"width": 1300, "height": 900}, **options)
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._asked)
+        self.page.set_default_timeout(15_000)
+        self.address = f"http://127.0.0.1:{port}/"
+        self.page.goto(self.address)
+
+    def _heard(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith(("data:", "blob:")):
+            self.hosts.add(request.url.split("/")[2])
+
+    def draw(self, prompt: str) -> None:
+        self.page.get_by_label("Prompt", exact=True).fill(prompt)
+        self.page.get_by_role("button", name="Draw", exact=True).click()
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
+    def status(self) -> Any:
+        return self.page.get_by_role("status").first
+
+    def clean(self) -> None:
+        """Nothing was complained of, and nobody but this server was asked."""
+        assert self.complaints == []
+        assert self.hosts == {self.address.split("/")[2]}
+
+
+@pytest.fixture
+def visit(browser: Any, tmp_path: Path) -> Iterator[Visit]:
+    with live(tmp_path / "out", FakePainter(step=0.05)) as port:
+        made = Visit(browser, port)
+        yield made
+        made.page.close()
+
+
+def test_a_prompt_becomes_a_picture_that_a_reload_keeps(visit: Visit) -> None:
+    page = visit.page
+    visit.draw("a (red:1.2) apple")
+    page.get_by_text("red ×1.2").wait_for()
+    page.get_by_text("of 20").first.wait_for()
+    page.get_by_label("Open picture 1").wait_for()
+    page.reload()
+    assert page.get_by_label("Prompt", exact=True).input_value() == "a (red:1.2) apple"
+    page.get_by_role("list", name="Jobs, the newest first").get_by_text("a (red:1.2)").wait_for()
+    visit.tab("Gallery")
+    page.get_by_label("Open: a (red:1.2) apple").wait_for()
+    visit.clean()
+
+
+def test_settings_of_a_picture_are_taken_up_again(visit: Visit) -> None:
+    page = visit.page
+    visit.draw("a pear")
+    page.get_by_label("Open picture 1").click()
+    page.get_by_role("button", name="Reuse these settings").click()
+    assert page.get_by_label("Seed", exact=True).input_value() != ""
+    seed = page.get_by_label("Seed", exact=True).input_value()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    visit.status().get_by_text("Drawn").wait_for()
+    page.get_by_label("Open picture 1").click()
+    page.get_by_text(f'"seed": {seed}').wait_for()
+    visit.clean()
+
+
+def test_a_job_is_cancelled_by_its_button(browser: Any, tmp_path: Path) -> None:
+    with live(tmp_path / "slow", FakePainter(step=0.5)) as port:
+        visit = Visit(browser, port)
+        visit.draw("a long wait")
+        visit.page.get_by_role("button", name="Cancel", exact=True).click()
+        visit.status().get_by_text("Cancelled").wait_for()
+        visit.clean()
+        visit.page.close()
+
+
+def test_a_mask_is_painted_and_a_border_grown(visit: Visit) -> None:
+    page = visit.page
+    visit.draw("a pear")
+    page.get_by_label("Open picture 1").click()
+    page.get_by_role("button", name="Draw on it").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    canvas = page.get_by_label("Mask: paint")
+    canvas.wait_for()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=5)
+    page.mouse.up()
+    page.get_by_label("Prompt", exact=True).fill("a hat")
+    with page.expect_request(lambda r: r.method == "POST" and "/api/jobs" in r.url) as sent:
+        page.get_by_role("button", name="Draw on the picture").click()
+    asked = sent.value.post_data_json
+    assert asked["prompt"] == "a hat" and len(asked["mask"]["picture"]) == 64
+    visit.status().get_by_text("Drawn").wait_for()
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_label("left", exact=True).fill("64")
+    with page.expect_request(lambda r: r.method == "POST" and "/api/jobs" in r.url) as sent:
+        page.get_by_role("button", name="Draw on the picture").click()
+    assert sent.value.post_data_json["extend"] == {"left": 64}
+    assert "mask" not in sent.value.post_data_json
+    visit.clean()
+
+
+def test_a_grid_draws_every_cell(visit: Visit) -> None:
+    page = visit.page
+    visit.draw("a pear")
+    visit.status().get_by_text("Drawn").wait_for()
+    visit.tab("Grid")
+    page.get_by_label("Values").nth(0).fill("2, 3")
+    page.get_by_label("Values").nth(1).fill("1, 5")
+    page.get_by_role("button", name="Draw 2 × 2").click()
+    for steps, scale in (("2", "1"), ("2", "5"), ("3", "1"), ("3", "5")):
+        page.get_by_label(f"Open {steps}, {scale}").wait_for()
+    visit.clean()
+
+
+def test_two_pictures_are_compared_and_found_by_words(visit: Visit) -> None:
+    page = visit.page
+    for prompt in ("a pear", "an apple"):
+        visit.draw(prompt)
+        visit.status().get_by_text("Drawn").wait_for()
+    visit.tab("Gallery")
+    for prompt in ("a pear", "an apple"):
+        page.get_by_label(f"Choose to compare: {prompt}").check()
+    page.get_by_role("button", name="Compare two").click()
+    page.get_by_role("slider").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_label("Search").fill("pear")
+    page.get_by_label("Open: an apple").wait_for(state="detached")
+    page.get_by_label("Open: a pear").wait_for()
+    visit.clean()
+
+
+def test_what_the_server_refuses_is_shown(visit: Visit) -> None:
+    page = visit.page
+    page.get_by_label("Width", exact=True).fill("100")
+    visit.draw("a pear")
+    page.get_by_role("alert").get_by_text("multiple of 8").wait_for()
+    assert [c for c in visit.complaints if "422" not in c] == []
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: npm ci in page/")
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("width", [1300, 390])
+def test_axe_finds_nothing_serious(scheme: str, width: int, browser: Any, tmp_path: Path) -> None:
+    with live(tmp_path / "out", FakePainter()) as port:
+        visit = Visit(browser, port, color_scheme=scheme)
+        page = visit.page
+        page.set_viewport_size({"width": width, "height": 900})
+        visit.draw("a pear")
+        visit.status().get_by_text("Drawn").wait_for()
+        source = AXE.read_text(encoding="utf-8")
+        for tab in ("Draw", "Draw on a picture", "Grid", "Gallery"):
+            visit.tab(tab)
+            page.wait_for_timeout(300)
+            page.evaluate(source)
+            found = page.evaluate("axe.run()")
+            serious = [
+                (one["id"], [node["html"][:200] for node in one["nodes"]])
+                for one in found["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], tab
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()
