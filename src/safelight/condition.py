@@ -9,6 +9,7 @@ K extra channels, h w latent height and width, H W pixels, T image-prompt tokens
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -86,10 +87,15 @@ class Intervention:
         of transformer stacks whose self-attention map is replaced by the identity
         (perturbed-attention guidance, Ahn et al. 2024, arXiv:2403.17377).
     freeu: (b1, b2, s1, s2) backbone and skip factors (Si et al. 2023, arXiv:2309.11497).
+    merged: the share of tokens that are merged before self-attention, in so many of the finest
+        `merged_levels`, and before what else `merged_parts` names (`models.token_merging`).
     """
 
     identity_attention: tuple[str, ...] = ()
     freeu: tuple[float, float, float, float] | None = None
+    merged: float = 0.0
+    merged_levels: int = 1
+    merged_parts: tuple[Literal["self", "cross", "feed-forward"], ...] = ("self",)
 
 
 @dataclass(frozen=True, slots=True)

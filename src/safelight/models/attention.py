@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.models import cpu_attention
 from safelight.models.layers import Linear
 
 FEW_KEYS = 256  # up to here attention on a CPU learns faster in float32 than in bfloat16
@@ -92,6 +93,8 @@ def attend(
     query (B, N, C), key and value (B, M, C) -> (B, N, C). `mask` is added to the scores if it is
     floating point; if boolean, True means "may look"; it broadcasts to (B, heads, N, M).
     """
+    if mask is None and cpu_attention.served(query, key, value, heads):
+        return cpu_attention.blocked(query, key, value, heads)
     q, k, v = (split_heads(x, heads) for x in (query, key, value))
     if _better_wide(q, k):
         wide = mask.float() if mask is not None and mask.is_floating_point() else mask

@@ -14,7 +14,6 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from safelight.errors import CheckpointError, RequestError
 from safelight.models.attention import attend
@@ -27,6 +26,7 @@ from safelight.models.layers import (
     ResBlock,
     Upsample,
     Wrap,
+    own_silu,
     wrapped,
 )
 from safelight.models.runner import CodecRunner
@@ -98,8 +98,7 @@ class Posterior:
 
     def kl(self) -> Tensor:
         """Divergence from unit normals, in nats a picture: (B,)."""
-        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
-        return 0.5 * terms.sum(dim=(1, 2, 3))
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar).sum(dim=(1, 2, 3))
 
     def rescaled(self, scale: PerChannel, shift: PerChannel) -> "Posterior":
         """The posterior of (latents - shift) * scale."""
@@ -202,7 +201,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for module in (self.conv_in, *_parts(self.down_blocks), *self.mid_block.parts()):
             x = module(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(own_silu(self.conv_norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -230,7 +229,7 @@ class Decoder(nn.Module):
         """What the last convolution reads: (B, C, h, w) -> (B, K, H, W)."""
         for module in (self.conv_in, *self.mid_block.parts(), *_parts(self.up_blocks)):
             x = module(x)
-        return F.silu(self.conv_norm_out(x))
+        return own_silu(self.conv_norm_out(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_out(self.features(x))
@@ -288,9 +287,7 @@ class MidBlock(nn.Module):
     def __init__(self, width: int, config: AutoencoderConfig) -> None:
         super().__init__()
         self.resnets = _resnets(width, width, 2, config)
-        self.attentions = nn.ModuleList(
-            [SpatialAttention(width, config.groups)] if config.mid_attention else []
-        )
+        self.attentions = _attentions(width, int(config.mid_attention), config)
 
     def parts(self) -> tuple[nn.Module, ...]:
         return (self.resnets[0], *self.attentions, self.resnets[1])

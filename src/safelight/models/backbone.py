@@ -22,8 +22,10 @@ from safelight.models.control_networks import (
     summed,
     weighted,
 )
+from safelight.models.deep_features import Kept, most_blocks, with_deep
 from safelight.models.reference_only import seen_by_attention
 from safelight.models.runner import Runner, check_extras, extras_asked
+from safelight.models.token_merging import Merging
 from safelight.models.unet import Residuals, UNet, UNetConfig, covers
 from safelight.models.unet_blocks import NO_REFERENCES
 
@@ -75,6 +77,37 @@ class Backbone:
         output, weights = self._ask(self.unet.with_attention, x, time, condition)
         return output.float(), weights
 
+    def with_deep(
+        self, x: Tensor, time: Tensor, condition: Condition, *, blocks: int, kept: Kept | None
+    ) -> tuple[Tensor, Kept]:
+        """The prediction, and what of it may be kept for another call (DeepCache).
+
+        With what was kept of an earlier call for as many pictures under conditions of the same
+        kind, only the outermost `blocks` residual blocks are run (`models.deep_features`), and no
+        control network is asked.
+        """
+        if self.runner is not None:
+            check_extras(self.runner.name, self.runner.extras, ["deep features kept over steps"])
+        if condition.references:
+            raise RequestError(
+                "reference-only control asks the whole network in each step, so no deep features "
+                "can be kept; leave one of them out"
+            )
+        if not 1 <= blocks <= most_blocks(self.unet):
+            raise RequestError(
+                f"1 to {most_blocks(self.unet)} of this U-Net's outermost blocks can run alone; "
+                f"got {blocks}"
+            )
+        residuals: list[Residuals | None] = []
+
+        def network(x: Tensor, *given: Tensor, **told: object) -> tuple[Tensor, Tensor]:
+            residuals.append(told["residuals"])  # type: ignore[arg-type]
+            deep = None if kept is None else kept.features.to(x.dtype)
+            return with_deep(self.unet, x, *given, blocks=blocks, deep=deep, **told)  # type: ignore[arg-type]
+
+        output, features = self._ask(network, x, time, condition, kept)
+        return output.float(), kept or Kept.of(features, residuals[0], blocks)
+
     def prepared(self, condition: Condition) -> Condition:
         """The condition with its control pictures looked at: the same answer, sooner each time.
 
@@ -123,13 +156,23 @@ class Backbone:
             made.append(weighted(residuals, control.scale, control.weights, control.net))
         return summed(made, self.unet.dtype)
 
-    def _ask(self, network: Callable[..., T], x: Tensor, time: Tensor, condition: Condition) -> T:
+    def _ask(
+        self,
+        network: Callable[..., T],
+        x: Tensor,
+        time: Tensor,
+        condition: Condition,
+        kept: Kept | None = None,
+    ) -> T:
         condition = expand(condition, x.shape[0])
         check(self.unet, x, condition)
-        residuals = self._residuals(x, time, condition, self.checkpointing)
-        if self.nudges:
-            residuals = residuals or Residuals()
-            residuals = residuals._replace(nudges=(*self.nudges, *residuals.nudges))
+        if kept is not None:
+            residuals = kept.residuals
+        else:
+            residuals = self._residuals(x, time, condition, self.checkpointing)
+            if self.nudges:
+                residuals = residuals or Residuals()
+                residuals = residuals._replace(nudges=(*self.nudges, *residuals.nudges))
         dtype = self.unet.dtype
         if condition.concat is not None:
             x = torch.cat([x, condition.concat.to(x.dtype)], dim=1)
@@ -151,9 +194,33 @@ class Backbone:
             "observer": None if condition.intervention.identity_attention else self.observer,
             "references": references,
         }
+        if condition.intervention.merged:
+            told["merging"] = self._merging(condition, residuals)
         if self.runner is not None:
             check_extras(self.runner.name, self.runner.extras, list(extras_asked(told)))
         return network(x.to(dtype), time, condition.context.to(dtype), vector, **told)
+
+    def _merging(self, condition: Condition, residuals: Residuals | None) -> Merging:
+        """How tokens are merged. Raises RequestError beside what needs all of them."""
+        if self.observer is not None:
+            raise RequestError(
+                "word maps need all tokens of the picture, which token merging leaves out; leave "
+                "one of them out"
+            )
+        if residuals is not None and residuals.nudges:
+            raise RequestError(
+                "hypernetworks and LLLite add to each token, and token merging leaves some out; "
+                "leave one of them out"
+            )
+        asked = condition.intervention
+        if "cross" in asked.merged_parts and any(
+            p.mask is not None for p in condition.image_prompts
+        ):
+            raise RequestError(
+                "image prompts with a mask need all tokens of the picture; merge tokens for "
+                "self-attention alone, or leave the mask out"
+            )
+        return Merging(asked.merged, asked.merged_levels, asked.merged_parts)
 
 
 def check(unet: UNet, x: Tensor, condition: Condition) -> None:

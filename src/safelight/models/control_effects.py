@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from safelight.condition import Condition, Control, settings
+from safelight.models.deep_features import Kept
 
-NOTHING = 1e-6  # a smaller relative change than this is rounding
+NOTHING = 1e-5  # a smaller relative change than this is rounding
 
 Key = tuple[object, ...]
 
@@ -26,6 +27,10 @@ class Asked(Protocol):
     def with_attention(
         self, x: Tensor, time: Tensor, condition: Condition
     ) -> tuple[Tensor, Tensor]: ...
+
+    def with_deep(
+        self, x: Tensor, time: Tensor, condition: Condition, *, blocks: int, kept: Kept | None
+    ) -> tuple[Tensor, Kept]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,19 @@ class MeasuredControls:
         self._measure(output, x, time, condition)
         return output, attention
 
+    def with_deep(
+        self, x: Tensor, time: Tensor, condition: Condition, *, blocks: int, kept: Kept | None
+    ) -> tuple[Tensor, Kept]:
+        """What the network says, and what of it may be kept (`Backbone.with_deep`)."""
+        output, keeping = self.network.with_deep(x, time, condition, blocks=blocks, kept=kept)
+        self._measure(output, x, time, condition)
+        return output, keeping
+
     @property
     def effects(self) -> tuple[ControlEffect, ...]:
         """What was measured so far, in the order in which controls first acted."""
         return tuple(self._found.values())
 
-    @torch.no_grad()
     def _measure(self, output: Tensor, x: Tensor, time: Tensor, condition: Condition) -> None:
         for i, (key, control) in enumerate(_keyed(condition.controls)):
             if key in self._found:
@@ -85,8 +97,10 @@ class MeasuredControls:
             change = 0.0
             if not control.idle:
                 others = (*condition.controls[:i], *condition.controls[i + 1 :])
-                without = self.network(x, time, replace(condition, controls=others))
-                change = _change(output, without)
+                # By the same kernels: those that record a gradient round otherwise.
+                with torch.set_grad_enabled(output.requires_grad):
+                    without = self.network(x, time, replace(condition, controls=others))
+                change = _change(output.detach(), without.detach())
             self._found[key] = ControlEffect(control.net, control.types, control.scale, change)
 
 

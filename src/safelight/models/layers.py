@@ -33,7 +33,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.errors import RequestError
-from safelight.models.cpu_product import linear
+from safelight.models import cpu_convolution, cpu_product
+from safelight.models.cpu_convolution import convolution
+from safelight.models.cpu_product import gelu_of_product, linear, product, recorded
+from safelight.models.folded_upsample import doubled, kernels_of
+
+_HIDDEN = 2**21  # numbers between the two layers of a feed-forward that are held at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,7 @@ class Conv2d(nn.Conv2d):
             above, aside = (int(p) for p in padding)
             x = _padded(x, self.wrap, (aside, aside, above, above))
             padding = (0, 0)
-        return F.conv2d(x, weight, bias, self.stride, padding)
+        return convolution(x, weight, bias, self.stride, padding)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -187,7 +192,28 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
         weight, bias = _changed(self.weight, self.bias, self.changes)
+        if bias is not None and _slow_in_bfloat16(x, weight, bias, self.num_groups):
+            wide = F.group_norm(x.float(), self.num_groups, weight.float(), bias.float(), self.eps)
+            return wide.to(x.dtype)
         return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+def _slow_in_bfloat16(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> bool:
+    """Whether the way through float32 and back takes a fifth to three fifths of the time.
+
+    PyTorch's kernel for channels-last maps of less than 1024 places goes through the channels of a
+    group, and in bfloat16 needs 64 of them to do so in vectors.
+    """
+    return (
+        type(x) is Tensor
+        and x.dtype == torch.bfloat16
+        and x.ndim == 4
+        and x.shape[2] * x.shape[3] < 1024
+        and x.shape[1] < 64 * groups
+        and cpu_product.plain(x, weight, bias)
+        and not recorded(x, weight, bias)
+        and not x.is_contiguous()
+    )
 
 
 class LayerNorm(nn.LayerNorm):
@@ -203,6 +229,32 @@ class LayerNorm(nn.LayerNorm):
         x = cast_like(x, self.weight)
         weight, bias = _changed(self.weight, self.bias, self.changes)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+def own_silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that only the caller knows; in its place where nothing is recorded."""
+    return F.silu(x, inplace=_alone(x))
+
+
+def added_to_own(own: Tensor, other: Tensor) -> Tensor:
+    """The sum, in the place of the first, which only the caller knows, where nothing is recorded.
+
+    A large map costs more to allocate than to add.
+    """
+    if _alone(own, other) and own.dtype == other.dtype:
+        return own.add_(other)
+    return own + other
+
+
+def _alone(*tensors: Tensor) -> bool:
+    """Whether nobody sees what is done in the place of these: no gradient, compiler or map."""
+    return (
+        all(type(x) is Tensor for x in tensors)
+        and not recorded(*tensors)
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def timestep_embedding(time: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -287,12 +339,12 @@ class ResBlock(nn.Module):
             self.conv_shortcut = Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv1(own_silu(self.norm1(x)))
         if self.time_emb_proj is not None:
             assert embedding is not None, "this block was built to be told the time"
-            y = y + self.time_emb_proj(embedding)[:, :, None, None]
-        y = self.conv2(F.silu(self.norm2(y)))
-        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+            y = added_to_own(y, self.time_emb_proj(embedding)[:, :, None, None])
+        y = self.conv2(own_silu(self.norm2(y)))
+        return added_to_own(y, x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class FeedForward(nn.Module):
@@ -311,8 +363,17 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.net(x)
-        return y
+        most = max(1, _HIDDEN // (8 * x.shape[0] * x.shape[-1]))
+        if not _alone(x) or x.device.type != "cpu" or x.ndim != 3 or x.shape[1] <= most:
+            y: Tensor = self.net(x)
+            return y
+        out: Tensor | None = None
+        for start in range(0, x.shape[1], most):
+            y = self.net(x[:, start : start + most])
+            out = y.new_empty(x.shape) if out is None else out
+            out[:, start : start + most] = y
+        assert out is not None
+        return out
 
 
 class Geglu(nn.Module):
@@ -325,7 +386,14 @@ class Geglu(nn.Module):
         self.proj = Linear(in_width, 2 * out_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
+        proj = self.proj
+        if not (proj.deltas or proj.changes or recorded(x, proj.weight, proj.bias)):
+            x = cast_like(x, proj.weight)
+            if cpu_product.served(x, proj.weight, proj.bias):
+                # The two halves apart, so that oneDNN takes the GELU while it holds the sums.
+                (up, through), (shift, by) = proj.weight.chunk(2), proj.bias.chunk(2)
+                return gelu_of_product(x, through, by).mul_(product(x, up, shift))
+        value, gate = proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
@@ -360,5 +428,25 @@ class Upsample(nn.Module):
         self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
-        return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))
+        return of_enlarged(self.conv, x, size)
+
+
+def of_enlarged(conv: Conv2d, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """What a 3 x 3 convolution says of the map at twice its size, or at `size`, nearest neighbour.
+
+    (B, C, h, w) -> (B, C', *size). Where nothing learns, doubling is folded into the convolution.
+    """
+    twice = (2 * x.shape[2], 2 * x.shape[3])
+    if size in (None, twice) and _folds(conv, x):
+        return doubled(cast_like(x, conv.weight), kernels_of(conv), conv.bias)
+    return conv(F.interpolate(x, size=size or twice, mode="nearest"))
+
+
+def _folds(conv: Conv2d, x: Tensor) -> bool:
+    """Whether doubling is best folded into the convolution; never while its weight learns."""
+    return (
+        not conv.weight.requires_grad
+        and not (conv.wrap or conv.deltas or conv.changes)
+        and cpu_convolution.served(conv.weight, conv.bias)
+        and not recorded(x)
+    )

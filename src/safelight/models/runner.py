@@ -24,6 +24,8 @@ Extra = Literal[
     "hypernetworks and LLLite",
     "T2I adapters inside the encoder",
     "ControlNets",
+    "token merging",
+    "deep features kept over steps",
 ]
 
 
@@ -84,6 +86,8 @@ def extras_asked(told: Mapping[str, object]) -> Iterator[Extra]:
         yield "word maps"
     if told.get("references"):
         yield "reference-only control"
+    if told.get("merging") is not None:
+        yield "token merging"
     residuals = told.get("residuals")
     if residuals is not None:
         if getattr(residuals, "skips", ()) or getattr(residuals, "mid", None) is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from safelight.models.autoencoder import CodecConfig, Posterior
-from safelight.models.layers import Conv2d
+from safelight.models.layers import Conv2d, added_to_own, of_enlarged
 
 _MAGNITUDE = 3.0  # latents lie in about [-3, 3]; as a picture they are latents / 6 + 0.5
 
@@ -112,8 +112,14 @@ class TinyDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        small = None  # a map that the next layer, a convolution, sees at twice its size
         for layer in self.layers:
-            x = layer(x)
+            if isinstance(layer, Double):
+                small = x
+            elif small is not None and isinstance(layer, Conv2d):
+                x, small = of_enlarged(layer, small), None
+            else:
+                x = layer(x)
         return x
 
 
@@ -127,7 +133,7 @@ class TinyBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv(x)
-        return F.relu(y + x)
+        return F.relu(added_to_own(y, x))
 
 
 class Relu(nn.Module):
@@ -138,7 +144,4 @@ class Relu(nn.Module):
 
 
 class Double(nn.Module):
-    """Nearest neighbour to twice the size."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    """Nearest neighbour to twice the size, which is folded into the convolution that follows."""

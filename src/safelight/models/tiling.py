@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.errors import RequestError
+from safelight.models.cpu_convolution import convolution
+from safelight.models.folded_upsample import doubled
 from safelight.models.layers import NO_WRAP, Wrap
 
 
@@ -200,9 +202,13 @@ class BandedMap:
     def keep(self) -> Tensor:
         """All rows, computed once; lets go of the maps they were computed from."""
         if self._whole is None:
-            whole = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+            whole: Tensor | None = None
             for start, stop in self.spans():
-                whole[:, :, start:stop] = self.rows(start, stop)
+                band = self.rows(start, stop)
+                if whole is None:
+                    whole = _room_like(band, self.shape, self.dtype)
+                whole[:, :, start:stop] = band
+            assert whole is not None, "a map has at least one band"
             self._whole = whole
             self.rows = lambda start, stop: whole[:, :, start:stop]
         return self._whole
@@ -257,6 +263,13 @@ def _given(x: Tensor, bands: Bands) -> BandedMap:
     return BandedMap(x.shape, x, lambda start, stop: x[:, :, start:stop], bands)
 
 
+def _room_like(band: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Room for a map of which this is a band, in the place and order of memory of the band."""
+    last = band.is_contiguous(memory_format=torch.channels_last) and not band.is_contiguous()
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=band.device, memory_format=order)
+
+
 def _whole(value: Any) -> Any:
     """The value with every map in it as a tensor."""
     if isinstance(value, BandedMap):
@@ -302,7 +315,7 @@ def _conv2d(
 
     def rows(start: int, stop: int) -> Tensor:
         band = _rows_or_zeros(source, start * down - above, (stop - 1) * down - above + tall)
-        return F.conv2d(band, weight, bias, stride, (0, aside))
+        return convolution(band, weight, bias, stride, (0, aside))
 
     shape = torch.Size((x.shape[0], weight.shape[0], height, width))
     return BandedMap(shape, x, rows, x.bands)
@@ -372,6 +385,19 @@ def _interpolate(
     return BandedMap(torch.Size((*x.shape[:2], height, width)), x, rows, x.bands)
 
 
+def _doubled(x: BandedMap, kernels: Tensor, bias: Tensor | None = None) -> BandedMap:
+    source, height = x.used(), x.shape[2]
+
+    def rows(start: int, stop: int) -> Tensor:
+        first, last = start // 2, (stop + 1) // 2
+        above, below = min(first, 1), min(height - last, 1)  # rows that the kernels reach, too
+        made = doubled(source.rows(first - above, last + below), kernels, bias)
+        return made[:, :, start - 2 * (first - above) :][:, :, : stop - start]
+
+    shape = torch.Size((x.shape[0], kernels.shape[1], 2 * height, 2 * x.shape[3]))
+    return BandedMap(shape, x, rows, x.bands)
+
+
 def _pad(
     x: BandedMap,
     pad: tuple[int, int, int, int],
@@ -405,6 +431,7 @@ def _alike(function: Callable[..., Tensor]) -> Callable[..., BandedMap]:
 
 _BY_BANDS: Mapping[Callable[..., Any], Callable[..., BandedMap]] = {
     F.conv2d: _conv2d,
+    doubled: _doubled,
     F.group_norm: _group_norm,
     F.interpolate: _interpolate,
     F.pad: _pad,

@@ -23,6 +23,7 @@ from safelight.models.layers import (
     guidance_embedding,
     timestep_embedding,
 )
+from safelight.models.token_merging import Merging
 from safelight.models.unet_blocks import (
     NO_REFERENCES,
     BlockShape,
@@ -198,8 +199,8 @@ class UNetEncoder(nn.Module):
         """What `conv_in` made (B, C, h, w) -> what enters the middle, and all skips in order."""
         skips = [x]
         for i, block in enumerate(self.down_blocks):
-            chosen = _chosen(identity, f"down_blocks.{i}", block)
-            x, made = block(x, told, chosen, inner[i] if i < len(inner) else None)
+            chosen = chosen_in(identity, f"down_blocks.{i}", block)
+            x, made = block(x, told.at(i), chosen, inner[i] if i < len(inner) else None)
             skips += made
         return x, skips
 
@@ -251,6 +252,7 @@ class UNet(UNetEncoder):
         checkpointing: bool = False,
         observer: Observer | None = None,
         references: Mapping[str, Reference] = NO_REFERENCES,
+        merging: Merging | None = None,
     ) -> Tensor:
         """(B, C, h, w), any h and w -> (B, C_out, h, w).
 
@@ -259,15 +261,17 @@ class UNet(UNetEncoder):
         identity_attention: names as in `self_attentions`, or of modules around them.
         freeu: (b1, b2, s1, s2). checkpointing: recompute activations in the backward pass.
         observer: told what each attention looks at. references: what self-attentions look at, too,
-        by names as in `named_attentions`.
+        by names as in `named_attentions`. merging: which levels see tokens merged.
         """
         embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
         added = residuals or Residuals()
-        told = Told(embedding, context, images, checkpointing, observer, references, added.nudges)
+        told = Told(
+            embedding, context, images, checkpointing, observer, references, added.nudges, merging
+        )
         x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         if self.mid_block is not None:
-            chosen = _chosen(identity_attention, "mid_block", self.mid_block)
-            x = self.mid_block(x, told, chosen)
+            chosen = chosen_in(identity_attention, "mid_block", self.mid_block)
+            x = self.mid_block(x, told.at(self.config.levels), chosen)
         return self._up(x, skips, told, added, identity_attention, freeu)
 
     def with_attention(
@@ -286,6 +290,7 @@ class UNet(UNetEncoder):
         checkpointing: bool = False,
         observer: Observer | None = None,
         references: Mapping[str, Reference] = NO_REFERENCES,
+        merging: Merging | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What `forward` gives, and the map of the middle's first self-attention.
 
@@ -296,9 +301,11 @@ class UNet(UNetEncoder):
         assert self.mid_block is not None, "a network without a middle has no map to give"
         embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
         added = residuals or Residuals()
-        told = Told(embedding, context, images, checkpointing, observer, references, added.nudges)
+        told = Told(
+            embedding, context, images, checkpointing, observer, references, added.nudges, merging
+        )
         x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
-        assert not _chosen(identity_attention, "mid_block", self.mid_block)
+        assert not chosen_in(identity_attention, "mid_block", self.mid_block)
         x, weights = self.mid_block.with_map(x, told)
         return self._up(x, skips, told, added, identity_attention, freeu), weights
 
@@ -311,23 +318,50 @@ class UNet(UNetEncoder):
         identity: Collection[str],
         freeu: tuple[float, float, float, float] | None,
     ) -> Tensor:
+        x, skips = self.controlled(x, skips, added)
+        for i in range(len(self.up_blocks)):
+            x, skips = self.up_level(i, x, skips, told, identity, freeu)
+        return self.output(x)
+
+    def controlled(
+        self, x: Tensor, skips: list[Tensor], added: Residuals
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What leaves the middle, and the skips, with what control networks add to them."""
         for feature in added.inner[self.config.levels :]:
             x = x + feature
         if added.skips:
             skips = [skip + r for skip, r in zip(skips, added.skips, strict=True)]
-        x = x if added.mid is None else x + added.mid
-        for i, block in enumerate(self.up_blocks):
-            count = len(block.resnets)  # type: ignore[arg-type]
-            taken, skips = skips[: -count - 1 : -1], skips[:-count]
-            x = block(
-                x,
-                taken,
-                told,
-                size=tuple(skips[-1].shape[2:]) if skips else tuple(x.shape[2:]),
-                identity=_chosen(identity, f"up_blocks.{i}", block),
-                freeu=FreeU(freeu[i], freeu[i + 2]) if freeu is not None and i < 2 else None,
-            )
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return x if added.mid is None else x + added.mid, skips
+
+    def up_level(
+        self,
+        i: int,
+        x: Tensor,
+        skips: list[Tensor],
+        told: Told,
+        identity: Collection[str],
+        freeu: tuple[float, float, float, float] | None,
+        part: slice | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The output of one level, or of a part of its residual blocks, and the skips left."""
+        block = self.up_blocks[i]
+        run = range(len(block.resnets))[part or slice(None)]  # type: ignore[arg-type]
+        taken, skips = skips[: -len(run) - 1 : -1], skips[: -len(run)]
+        x = block(
+            x,
+            taken,
+            told.at(self.config.levels - 1 - i),
+            size=tuple(skips[-1].shape[2:]) if skips else tuple(x.shape[2:]),
+            identity=chosen_in(identity, f"up_blocks.{i}", block),
+            freeu=FreeU(freeu[i], freeu[i + 2]) if freeu is not None and i < 2 else None,
+            first=run.start,
+        )
+        return x, skips
+
+    def output(self, x: Tensor) -> Tensor:
+        """The prediction, of what the last level gave."""
+        output: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return output
 
 
 def _shape(config: UNetConfig) -> BlockShape:
@@ -383,7 +417,7 @@ def _transformers(block: nn.Module | None) -> int:
     return 0 if block is None else len(block.attentions)  # type: ignore[arg-type]
 
 
-def _chosen(names: Collection[str], prefix: str, block: nn.Module) -> frozenset[int]:
+def chosen_in(names: Collection[str], prefix: str, block: nn.Module) -> frozenset[int]:
     """Positions of the transformers of one block that are named, or lie in a named module."""
     if not names:
         return frozenset()

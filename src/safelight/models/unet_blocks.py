@@ -24,6 +24,7 @@ from safelight.models.layers import (
     ResBlock,
     Upsample,
 )
+from safelight.models.token_merging import Joined, Merging, joined
 
 NO_REFERENCES: Mapping[str, Reference] = MappingProxyType({})
 
@@ -38,6 +39,13 @@ class Told(NamedTuple):
     observer: Observer | None = None
     references: Mapping[str, Reference] = NO_REFERENCES  # by the name of the self-attention
     nudges: Sequence[Nudge] = ()
+    merging: Merging | None = None  # of tokens, before attention
+
+    def at(self, level: int) -> "Told":
+        """What the blocks of one level are told, the finest being 0."""
+        if self.merging is None or level < self.merging.levels:
+            return self
+        return self._replace(merging=None)
 
 
 class FreeU(NamedTuple):
@@ -100,6 +108,7 @@ class TransformerBlock(nn.Module):
         self, x: Tensor, told: Told, size: tuple[int, int], identity: bool = False
     ) -> Tensor:
         """(B, N, C) -> (B, N, C); `identity` replaces the self-attention map by the identity."""
+        alike = None if told.merging is None else joined(x, size, told.merging)
         y = self.norm1(x)
         if identity:
             assert not self.cross_only, "there is no self-attention here to perturb"
@@ -109,30 +118,37 @@ class TransformerBlock(nn.Module):
         else:
             reference = told.references.get(self.attn1.module)
             y = self.attn1(
-                y,
+                y if alike is None else alike.merge(y, "self"),
                 size=size,
                 observer=told.observer,
                 reference=reference,
                 nudges=told.nudges,
             )
-        return self._after_self_attention(x + y, told, size)
+            y = y if alike is None else alike.split(y, "self")
+        return self._after_self_attention(x + y, told, size, alike)
 
     def with_map(self, x: Tensor, told: Told, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The output (B, N, C) and the map of the self-attention (B, heads, N, N)."""
         y, weights = self.attn1.with_map(self.norm1(x))
         return self._after_self_attention(x + y, told, size), weights
 
-    def _after_self_attention(self, x: Tensor, told: Told, size: tuple[int, int]) -> Tensor:
+    def _after_self_attention(
+        self, x: Tensor, told: Told, size: tuple[int, int], alike: Joined | None = None
+    ) -> Tensor:
+        y = self.norm2(x)
         seen = self.attn2(
-            self.norm2(x),
+            y if alike is None else alike.merge(y, "cross"),
             told.context,
             told.images,
             size=size,
             observer=told.observer,
             nudges=told.nudges,
         )
-        x = x + seen
-        return x + self.ff(self.norm3(x))
+        x = x + (seen if alike is None else alike.split(seen, "cross"))
+        y = self.norm3(x)
+        if alike is None:
+            return x + self.ff(y)
+        return x + alike.split(self.ff(alike.merge(y, "feed-forward")), "feed-forward")
 
 
 class Transformer(nn.Module):
@@ -272,19 +288,23 @@ class DownBlock(_Level):
         told: Told,
         identity: Collection[int] = (),
         inner: Tensor | None = None,
+        count: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """(B, C_in, h, w) -> the output, and what each step leaves for the way up.
 
         `identity` lists the transformers, by position, whose self-attention is perturbed. `inner`
         is what a T2I-Adapter adds to this level: after the last transformer, before that skip is
-        left; in a level without attention after everything, to the last skip too.
+        left; in a level without attention after everything, to the last skip too. `count` runs the
+        first of the residual blocks alone, with what belongs to them.
         """
-        skips = []
-        for i in range(len(self.resnets)):
+        skips: list[Tensor] = []
+        for i in range(len(self.resnets) if count is None else count):
             x = self._attend(i, self._res(i, x, told), told, identity)
             if inner is not None and self.attentions and i == len(self.resnets) - 1:
                 x = x + inner
             skips.append(x)
+        if count is not None:
+            return x, skips
         for downsample in self.downsamplers:
             x = downsample(x)
             skips.append(x)
@@ -361,12 +381,14 @@ class UpBlock(_Level):
         size: tuple[int, int],
         identity: Collection[int] = (),
         freeu: FreeU | None = None,
+        first: int = 0,
     ) -> Tensor:
         """(B, C_in, h, w) and one skip for each residual block -> (B, C, *size).
 
-        `size` is that of the next skip: an odd size was rounded up on the way down.
+        `size` is that of the next skip: an odd size was rounded up on the way down. `first` is the
+        position of the residual block that takes the first skip.
         """
-        for i, skip in enumerate(skips):
+        for i, skip in enumerate(skips, first):
             if freeu is not None:
                 x, skip = strengthened(x, freeu.backbone), low_tones_scaled(skip, freeu.skip)
             x = self._attend(i, self._res(i, torch.cat([x, skip], 1), told), told, identity)

@@ -22,7 +22,10 @@ from safelight.checkpoints.hashes import content_sha256, sha256
 from safelight.checkpoints.hypernetwork_file import load_hypernetwork
 from safelight.checkpoints.shelves import Addon, find_addon
 from safelight.diffusion.denoiser import Denoise
+from safelight.diffusion.samplers import resolve_sampler
+from safelight.diffusion.schedules import resolve_schedule
 from safelight.errors import CheckpointError
+from safelight.families import SamplerHint
 from safelight.model import Model
 from safelight.models.control_modes import sigma_range
 from safelight.models.hypernetwork import Dose, Hypernetwork, nudge_of
@@ -104,7 +107,13 @@ class Outfit:
             yield Dressed(dressed, self, doses=doses)
             return
         order = [(one.adapter, one.strengths) for one in self.adapters]
-        with attached(parts_of(model), order) as attachment:
+        parts, placement = parts_of(model), model.placement
+        if placement is not None:
+            touched = {part for adapter, _ in order for part, _, _ in adapter}
+            placement.held(*(parts[part] for part in touched if part in parts))
+        with attached(parts, order) as attachment:
+            if placement is not None and not attachment.folds:
+                placement.release()
             yield Dressed(dressed, self, attachment, doses)
 
 
@@ -221,7 +230,12 @@ class _Wardrobe:
         key = ("lora", path, lora.dora, self.model.family, self.model.device)
         loaded = self.supplies.kept(key, lambda: load_adapter(path, self.model, norm=lora.dora))
         self.notes += [f"{loaded.summary}."]
-        self.notes += [f"{shown(loaded.adapter.name)}: {note}." for note in loaded.notes]
+        heeded = loaded.speed is not None and _heeded(loaded.speed.hint, self.request)
+        self.notes += [
+            f"{shown(loaded.adapter.name)}: {note}."
+            for note in loaded.notes
+            if not (heeded and loaded.speed is not None and note == loaded.speed.note)
+        ]
         self.bundled += [embedding_for(self.model, e, e.token) for e in loaded.embeddings]
         high, low = sigma_range(self.sigmas, lora.start, lora.end)
         blocks = _blocks(lora.blocks, self.model)
@@ -275,6 +289,17 @@ class _Wardrobe:
             )
         )
         return path
+
+
+def _heeded(hint: SamplerHint, request: Request) -> bool:
+    """Whether a request draws as a LoRA for few steps was made to be drawn with."""
+    sampler = resolve_sampler(hint.sampler)
+    usual = hint.schedule or sampler.default_schedule
+    return (
+        resolve_sampler(request.sampler) is sampler
+        and (request.steps, request.cfg_scale) == (hint.steps, hint.guidance_scale)
+        and (request.is_automatic or resolve_schedule(request.schedule).name == usual)
+    )
 
 
 def _read(path: Path, supplies: Supplies) -> EmbeddingFile:

@@ -181,7 +181,7 @@ def _raw(model: Model, work: Work, sentinel: Sentinel) -> Tensor:
     coder = model.codec.autoencoder
     assert isinstance(coder, nn.Module)
     weight = next(model.codec.autoencoder.parameters())
-    images = as_images([torch.from_numpy(work.pixels)]).to(weight.device, weight.dtype)
+    images = as_images([torch.from_numpy(work.pixels)]).to(model.device, weight.dtype)
 
     def encode() -> Tensor:
         own = model.codec.autoencoder

@@ -164,7 +164,8 @@ class Control(Settings):
     """A control network and the map that it makes the picture follow.
 
     preprocessor: what makes the map from the picture, with its `options` and at `resolution`;
-        "none": the picture is the map. Without a picture, the source is taken.
+        "none": the picture is the map. None: as the network's training says, else "none". Without
+        a picture, the source is taken.
     kind: what the map shows, for a network that follows several.
     mode: whether prompt and map count alike, or one more than the other (A1111's balanced, "my
         prompt is more important", "ControlNet is more important"); guess: Diffusers' mode that
@@ -175,7 +176,7 @@ class Control(Settings):
     roles: ClassVar[Mapping[str, str]] = {"net": "control", "picture": "control picture"}
     net: FileName
     picture: FileName | None = None
-    preprocessor: Name = "none"
+    preprocessor: Name | None = None
     options: Annotated[dict[Name, Option], Field(default_factory=dict, max_length=16)]
     resolution: Annotated[int, Field(ge=16, le=4096), NUMBER] | None = None
     kind: Name | None = None

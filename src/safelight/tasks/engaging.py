@@ -41,5 +41,9 @@ def extras_of(request: Request, model: Model) -> Iterator[Extra]:
         yield "self-attention guidance"
     if request.guidance.freeu is not None:
         yield "FreeU"
+    if request.token_merging.ratio:
+        yield "token merging"
+    if request.reuse.every > 1:
+        yield "deep features kept over steps"
     if model.network.observer is not None:
         yield "word maps"

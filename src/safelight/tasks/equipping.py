@@ -13,14 +13,12 @@ from safelight.checkpoints.folders import find_weights
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.image_prompt_file import load_image_prompt
 from safelight.checkpoints.library import find_model
-from safelight.checkpoints.load import load
 from safelight.checkpoints.vision_folder import FOLDER, has_clip_vision
 from safelight.clip.score import wanted as direction
 from safelight.clip.words import plain_words
 from safelight.condition import ImagePrompt, ReferencePicture
 from safelight.diffusion.samplers import resolve_sampler
 from safelight.engines.sentinel import watch
-from safelight.engines.table import engined
 from safelight.errors import RequestError
 from safelight.model import FileRecord, Model
 from safelight.models.control_modes import sigma_range
@@ -30,6 +28,7 @@ from safelight.tasks.controlling import controlled
 from safelight.tasks.edits import ImagePrompt as WantedPrompt
 from safelight.tasks.edits import Reference
 from safelight.tasks.painting import as_images, encoded
+from safelight.tasks.placing import opened_beside
 from safelight.tasks.plan import levels
 from safelight.tasks.recipe import UsedFile
 from safelight.tasks.regional import places_of
@@ -120,7 +119,7 @@ def referred(
     assert request.width is not None and request.height is not None
     opened = supplies.picture(asked.picture, "reference").pixels
     pixels = resized_by(asked.resize, opened, (request.width, request.height))
-    with watch() as sentinel:
+    with watch(model.placement) as sentinel:
         images = as_images([torch.from_numpy(pixels)])
         latents = encoded(model, images, request, sentinel)
     generator = torch.Generator().manual_seed(0)
@@ -216,8 +215,8 @@ def refiner_of(request: Request, model: Model, supplies: Supplies) -> Model | No
         return None
     path = find_model(request.refiner.model)
     second = supplies.kept(
-        ("model", path, model.dtype, model.device, model.engine),
-        lambda: engined(load(path, dtype=model.dtype, device=model.device), model.engine),
+        ("model", path, model.dtype, model.device, model.engine, id(model.placement)),
+        lambda: opened_beside(path, model),
     )
     own, other = model.codec, second.codec
     if (own.channels, own.factor) != (other.channels, other.factor):

@@ -11,6 +11,7 @@ from safelight.engines.placement import dtype_name
 from safelight.engines.sentinel import Sentinel, watch
 from safelight.errors import NonFiniteError, RequestError
 from safelight.model import Model
+from safelight.tasks.controlling import settled_controls
 from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, working_size
 from safelight.tasks.engaging import check_engine
 from safelight.tasks.extending import settled_extension
@@ -22,6 +23,7 @@ from safelight.tasks.picture import Picture
 from safelight.tasks.recipe import Recipe, Result, Software, UsedFile, pixels_sha256
 from safelight.tasks.request import Request
 from safelight.tasks.resizing import made_larger
+from safelight.tasks.reusing import check_thrift, saved_figures
 from safelight.tasks.second_pass import check_large
 from safelight.tasks.seeing import clip_of, seen_with
 from safelight.tasks.software import software_on
@@ -60,6 +62,19 @@ def generate(
         done += len(batch)
 
 
+def draw_batch(
+    model: Model,
+    batch: Sequence[Request],
+    supplies: Supplies,
+    watch_steps: Watch | None = None,
+) -> list[Picture]:
+    """The pictures of settled single requests that may share a batch (`joining.joined`).
+
+    What the watcher raises ends the drawing and leaves nothing behind. Raises as `generate`.
+    """
+    return _drawn(model, list(batch), supplies, watch_steps, 0)
+
+
 def _drawn(
     model: Model,
     batch: list[Request],
@@ -71,7 +86,7 @@ def _drawn(
     if batch[0].best_of > 1:
         return [_best(model, request, supplies, watch_steps, done) for request in batch]
     try:
-        with watch() as sentinel:
+        with watch(model.placement) as sentinel:
             tally = Tally(done, len(batch), watch_steps)
             return _batch(model, batch, supplies, sentinel, tally)
     except NonFiniteError as error:
@@ -121,7 +136,7 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     FileError for one that leads to none.
     """
     supplies = supplies or Supplies()
-    request = _named(request, model, supplies)
+    request = settled_controls(_named(request, model, supplies))
     if model.family.hint.stated:
         request = request.suited(model.family.hint.settings())
     request = settled_extension(request)
@@ -134,6 +149,7 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
         exact = model.device.type == "cpu" and model.dtype == torch.float32
     check_scale(request, own)
     check_engine(model, request)
+    check_thrift(model, request)
     largest = check_large(request.replace(width=width, height=height), model)
     tile = request.tile_vae if request.tile_vae is not None else largest > LARGE
     whole = (
@@ -147,6 +163,7 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
             tile_vae=tile,
             dtype=dtype_name(model.dtype),
             engine=model.engine,
+            offload="none" if model.placement is None else model.placement.kind,
         )
     )
     return [
@@ -190,12 +207,17 @@ def _batch(
     began = time.perf_counter()
     result = drawn(model, batch, supplies, sentinel, tally)
     seconds = (time.perf_counter() - began) / len(batch)
-    named: tuple[str, ...] = supplies.kept(_names_key(batch[0]), tuple)
-    result = replace(result, notes=(*named, *result.notes))
-    return [
-        _picture(model, r.replace(batch=len(batch)), result, one, tally.taken, seconds)
-        for r, one in zip(batch, result.pictures, strict=True)
-    ]
+    pictures = []
+    for k, (request, one) in enumerate(zip(batch, result.pictures, strict=True)):
+        named: tuple[str, ...] = supplies.kept(_names_key(request), tuple)
+        words = result.plan.wordings[k] if result.plan.wordings else result.plan.wording
+        own = replace(
+            result, plan=replace(result.plan, wording=words), notes=(*named, *result.notes)
+        )
+        whole = request.replace(batch=len(batch))
+        one = replace(one, figures=(*one.figures, *saved_figures(tally.savings, k)))
+        pictures.append(_picture(model, whole, own, one, tally.taken, seconds))
+    return pictures
 
 
 def software(model: Model) -> Software:

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Literal
 
 from safelight.checkpoints.library import find_model
-from safelight.checkpoints.load import load
+from safelight.checkpoints.resting import load_resting
 from safelight.checkpoints.shelves import addon, find_addon
 from safelight.embedded.carried import NAME, embedded_folder, is_embedded
 from safelight.engines.placement import resolve_device, resolve_dtype
-from safelight.engines.table import engined
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.lookup import check_tags
 from safelight.tasks.named_files import named_files
+from safelight.tasks.placing import Opening, check_offload, opened
 from safelight.tasks.request import Request
 
 NO_MODEL = (
@@ -50,7 +50,7 @@ class Models:
             elif not file.is_picture and role not in ("model", "vae"):
                 find_model(file.name, what="file")
         check_tags(request, beside)
-        resolve_device(request.device)
+        check_offload(request.engine, request.offload, resolve_device(request.device))
 
     def path(self, request: Request) -> Path:
         """The file or folder of a request's model. Raises as `check`."""
@@ -64,31 +64,33 @@ class Models:
         """
         path, vae = self._found(request)
         device = resolve_device(request.device)
-        dtype = resolve_dtype(request.dtype, device)
-        key = (
-            path,
-            vae,
-            request.ema,
-            request.prediction,
-            request.zero_terminal_snr,
-            str(dtype),
-            str(device),
-            request.engine,
+        how = Opening(
+            dtype=resolve_dtype(request.dtype, device),
+            device=device,
+            engine=request.engine,
+            offload=request.offload,
+            ema=request.ema,
+            prediction=request.prediction,
+            zero_terminal_snr=request.zero_terminal_snr,
         )
+        key = (path, vae, how)
         if self._model is None or key != self._key:
             self._model = None  # let go of the old weights before the new ones are read
-            loaded = load(
-                path,
-                vae=vae,
-                ema=request.ema,
-                prediction=request.prediction,
-                zero_terminal_snr=request.zero_terminal_snr,
-                dtype=dtype,
-                device=device,
-            )
-            self._model = engined(loaded, request.engine)
+            self._model = opened(path, how, vae)
             self._key = key
         return self._model
+
+    def peek(self, request: Request) -> Model:
+        """The model of a request with none of its weights read, for plans. Raises as `of`."""
+        path, vae = self._found(request)
+        model, _ = load_resting(
+            path,
+            vae=vae,
+            ema=request.ema,
+            prediction=request.prediction,
+            zero_terminal_snr=request.zero_terminal_snr,
+        )
+        return model
 
     def _found(self, request: Request) -> tuple[Path, Path | None]:
         """The paths of the model and of another autoencoder."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from safelight.diffusion.reuse import Savings
 from safelight.engines.sentinel import Sentinel
 from safelight.model import Model
 from safelight.models.autoencoder import Codec
@@ -39,12 +40,14 @@ class Tally:
     """Counts the steps of all passes of a batch, and tells whoever watches.
 
     passes: how many passes of about `each` steps are to come in all; known before the first.
+    savings: what reuse saved, of all passes.
     """
 
     first: int = 0
     pictures: int = 1
     watch: Watch | None = None
     passes: int = 1
+    savings: Savings = field(default_factory=Savings)
     taken: int = field(default=0, init=False)
     _begun: int = field(default=0, init=False)
 
@@ -83,7 +86,7 @@ def painted(
         ends_joined(model, requests[0], aids),
         aids.attached(model.network.unet),
     ):
-        drawing = plan(dressed.model, requests, sentinel, stage, aids)
+        drawing = plan(dressed.model, requests, sentinel, stage, aids, tally.savings)
         drawing = replace(drawing, denoise=dressed.turned(drawing.denoise))
         planned = len(drawing.sigmas) - 1
         x = drawing.x

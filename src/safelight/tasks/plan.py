@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from safelight.clip.score import ClipScore, CutOuts
-from safelight.condition import Condition
+from safelight.condition import Condition, stack
 from safelight.diffusion.denoiser import Denoise, Denoiser, Network
 from safelight.diffusion.guidance import between, edited
 from safelight.diffusion.guidance.clip_guided import GuidanceCost, clip_guided
 from safelight.diffusion.noise import Noise
 from safelight.diffusion.process import Process, Start
+from safelight.diffusion.reuse import Savings
 from safelight.diffusion.samplers import SamplerInfo, Step, resolve_sampler
 from safelight.diffusion.schedules import resolve_schedule, truncated, without_penultimate
 from safelight.engines.sentinel import Sentinel
@@ -23,8 +24,10 @@ from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.models.control_effects import MeasuredControls
 from safelight.tasks.aids import NO_AIDS, Aids, ClipAid
+from safelight.tasks.placing import hold_together
 from safelight.tasks.regional import requests_of, side_by_side, unplaced
 from safelight.tasks.request import Guidance, Request
+from safelight.tasks.reusing import Evaluations, evaluations, merged
 from safelight.tasks.stage import NOTHING, Stage, begun, held
 from safelight.tasks.steering import needs_negative, rule_of, steered, timeline
 from safelight.tasks.text_listener import tell
@@ -61,6 +64,7 @@ class Plan:
     options: dict[str, object]
     wording: Wording
     sentinel: Sentinel
+    wordings: tuple[Wording, ...] = ()  # of each picture, if their prompts differ
     gauge: MeasuredControls | None = None  # what each control changed, after the steps
     cost: GuidanceCost = field(default_factory=GuidanceCost)  # of CLIP guidance, after the steps
 
@@ -82,30 +86,36 @@ def plan(
     sentinel: Sentinel,
     stage: Stage = NOTHING,
     aids: Aids = NO_AIDS,
+    savings: Savings | None = None,
 ) -> Plan:
-    """The plan of pictures that differ in nothing but their seeds.
+    """The plan of pictures that differ in nothing but their seeds, or also in prompts that may
+    share a batch (`joining.joined`).
 
     `requests` are settled single ones (see `settle`); `stage` is what they start from besides
-    noise, `aids` what helps the model. Raises RequestError where settings and model do not fit.
+    noise, `aids` what helps the model; in `savings` is counted what reuse saves. Raises
+    RequestError where settings and model do not fit.
     """
     request = requests[0]
     sampler = resolve_sampler(request.sampler)
     schedule, sigmas = levels(model, request, sampler, stage)
     noise = first_noise(model, requests)
-    words = [
-        read(
+
+    def read_of(asked: Request) -> Wording:
+        return read(
             asked,
             model,
             steps=max(len(sigmas) - 1, 1),
             calls_per_step=sampler.counted_calls,
             earlier_steps=stage.earlier_steps,
         )
-        for asked in requests_of(request)
-    ]
+
+    words = [read_of(asked) for asked in requests_of(request)]
+    beside = [(r, read_of(r)) for r in requests[1:]] if differ_in_words(requests) else []
     warnings = dict.fromkeys(warning for wording in words for warning in wording.warnings)
     notes = (*task_notes(model, stage), *unplaced(request, aids.places))
     wording = replace(words[-1], warnings=(*warnings, *notes))
     first = noise()
+    evaluating = evaluations(request, sigmas, savings or Savings())
     rule = _start_rule(request, sampler, schedule)
     aided = replace(model, network=replace(model.network, control_networks=aids.networks))
     # measured around all windows: a control may have nothing to say in the first of them
@@ -114,14 +124,26 @@ def plan(
     def part(number: int, place: Tensor | None) -> Denoise:
         network = gauge or looking(aided, request, sentinel, place)
         asked, told = requests_of(request)[number], words[number]
-        return denoiser_of(aided, asked, told, sigmas, sentinel, stage, aids, network)
+        return denoiser_of(
+            aided, asked, told, sigmas, sentinel, stage, aids, network, beside, evaluating
+        )
 
     def refined(number: int, place: Tensor | None) -> Denoise:
         assert aids.refiner is not None
         network = looking(aids.refiner, request, sentinel, place)
         asked, told = requests_of(request)[number], words[number]
-        return denoiser_of(aids.refiner, asked, told, sigmas, sentinel, network=network)
+        return denoiser_of(
+            aids.refiner,
+            asked,
+            told,
+            sigmas,
+            sentinel,
+            network=network,
+            beside=beside,
+            evaluating=evaluating,
+        )
 
+    hold_together(model, request, aids)
     unheld = side_by_side(aids.places, part)
     if aids.refiner is not None:
         refining = side_by_side(aids.places, refined)
@@ -139,9 +161,18 @@ def plan(
         options=_options(sampler, request, model.process),
         wording=wording,
         sentinel=sentinel,
+        wordings=tuple(
+            replace(own, warnings=(*own.warnings, *notes))
+            for own in ((words[-1], *(told for _, told in beside)) if beside else ())
+        ),
         gauge=gauge,
         cost=cost,
     )
+
+
+def differ_in_words(requests: Sequence[Request]) -> bool:
+    """Whether the pictures of a batch have prompts of their own."""
+    return len({(r.prompt, r.negative_prompt) for r in requests}) > 1
 
 
 def _climbing(
@@ -236,10 +267,14 @@ def denoiser_of(
     stage: Stage = NOTHING,
     aids: Aids = NO_AIDS,
     network: Network | None = None,
+    beside: Sequence[tuple[Request, Wording]] = (),
+    evaluating: Evaluations | None = None,
 ) -> Denoise:
     """The guided denoiser of a request, changing from call to call if its prompt does.
 
-    `network` is what is asked in place of the model's own.
+    `network` is what is asked in place of the model's own. beside: the other pictures of the batch
+    if they have prompts of their own: built as this one, and of the same length. evaluating: makes
+    what asks the network, if some of it is reused.
     """
     denoiser = Denoiser(network or looking(model, request, sentinel), model.process)
     rule = rule_of(request.guidance, model.process.prediction)
@@ -251,8 +286,11 @@ def denoiser_of(
     weights = [part.weight for part in wording.positive.parts]
     edits = stage.bare is not None
     negated = edits or needs_negative(scale, weights)
-    conditions = encoded(model, request, wording, negated=negated, sentinel=sentinel)
-    tell(model, conditions.positive)
+    said = [
+        (own, encoded(model, asked, own, negated=negated, sentinel=sentinel))
+        for asked, own in ((request, wording), *beside)
+    ]
+    tell(model, {t: c for _, conditions in said for t, c in conditions.positive.items()})
     extra = stage.extra
     if extra is None and (model.family.extra_channels or model.family.task == "variation"):
         extra = whole_picture(model, request, sentinel)
@@ -260,21 +298,24 @@ def denoiser_of(
 
     def told(condition: Condition, *, negative: bool = False) -> Condition:
         drawn = replace(condition, guidance=distilled_scale, concat=extra, level=level)
-        return model.network.prepared(aids.told(drawn, negative=negative))
+        return model.network.prepared(aids.told(merged(drawn, request), negative=negative))
 
     def build(at: tuple[int, ...]) -> Denoise:
-        own = zip(wording.positive.parts, at[: len(weights)], strict=True)
-        texts = [part.switches[i].text for part, i in own]
         positive = [
-            (told(conditions.positive[text]), weight)
-            for text, weight in zip(texts, weights, strict=True)
+            (
+                _rows(
+                    [told(c.positive[own.positive.parts[k].switches[i].text]) for own, c in said]
+                ),
+                weight,
+            )
+            for k, (i, weight) in enumerate(zip(at[: len(weights)], weights, strict=True))
         ]
         negative = None
         if negated:
-            text = wording.negative.parts[0].switches[at[-1]].text
-            negative = told(conditions.negative[text], negative=True)
+            texts = [(c, own.negative.parts[0].switches[at[-1]].text) for own, c in said]
+            negative = _rows([told(c.negative[text], negative=True) for c, text in texts])
         if negative is not None and stage.bare is not None:
-            return _edited(denoiser, positive, negative, stage.bare, request)
+            return _edited(denoiser, positive, negative, stage.bare, request, evaluating)
         return steered(
             denoiser,
             positive,
@@ -283,10 +324,16 @@ def denoiser_of(
             request.guidance,
             rule=rule,
             sigmas=sigmas,
+            evaluating=evaluating,
         )
 
     parts = [*wording.positive.parts, *(wording.negative.parts if negated else ())]
     return timeline([[switch.last for switch in part.switches] for part in parts], build)
+
+
+def _rows(conditions: Sequence[Condition]) -> Condition:
+    """One condition of a row for each picture; that of a single prompt serves all of them."""
+    return conditions[0] if len(conditions) == 1 else stack(conditions)
 
 
 def _edited(
@@ -295,6 +342,7 @@ def _edited(
     negative: Condition,
     bare: Tensor,
     request: Request,
+    evaluating: Evaluations | None,
 ) -> Denoise:
     """InstructPix2Pix's denoiser. Raises RequestError for guidance that it does not know."""
     if len(positive) > 1:
@@ -311,6 +359,7 @@ def _edited(
         replace(negative, concat=bare),
         text_scale=request.cfg_scale,
         image_scale=request.image_cfg_scale,
+        evaluate=evaluating and evaluating((1, 2), request.cfg_scale),
     )
 
 

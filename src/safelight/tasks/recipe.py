@@ -26,6 +26,7 @@ from safelight.tasks.settings import NUMBER, TEXT, FileName, Name, Settings
 VERSION = 1  # the only one so far; also the literal of Recipe.version
 JSON_LIMIT = 1_000_000  # characters; a recipe without its prompt takes about 3,000
 FILE_LIMIT = 256
+NO_MATTER = frozenset({"request.offload"})  # what is in memory when
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Line = Annotated[str, Field(max_length=2000), TEXT]
@@ -185,11 +186,13 @@ def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
 def differences(a: Recipe, b: Recipe) -> list[Difference]:
     """Where two recipes differ, in the order in which to look for a cause.
 
-    Files first, then settings, software and result. Time taken is not compared.
+    Files first, then settings, software and result. Time taken is not compared, nor settings that
+    cannot change a pixel.
     """
+    settings = _setting_differences("request", a.request, b.request)
     return [
         *_file_differences(a, b),
-        *_setting_differences("request", a.request, b.request),
+        *(difference for difference in settings if difference.field not in NO_MATTER),
         *_setting_differences("software", a.software, b.software),
         *_setting_differences("result", a.result, b.result),
     ]

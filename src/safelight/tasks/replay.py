@@ -115,7 +115,11 @@ def compared_foreign(found: Found, pixels: NDArray[np.uint8], drawn: Picture) ->
 
 
 def runnable(request: Request) -> Request:
-    """The request on a device that is here: its own if there is one, else the best."""
+    """The request on a device that is here: its own if there is one, else the best.
+
+    What of the model is in memory when changes no pixel, and is as it fits here.
+    """
+    request = request.replace(offload="auto")
     try:
         resolve_device(request.device)
     except RequestError:
@@ -192,7 +196,16 @@ def other_files(files: Mapping[str, str | None], hashes: Mapping[str, str]) -> I
         if role == "model" and name is not None and is_embedded(Path(name)):
             yield from _replaced(Path(name), files.get("vae"), hashes)
         wanted = hashes.get(role)
-        if name is None or wanted is None or not Path(name).is_file():
+        if name is None or wanted is None:
+            continue
+        if role.startswith("control") and Path(name).is_dir():
+            if wanted not in _hashes_below(Path(name)):
+                yield (
+                    f"the file for {role} is another: the picture names sha256 {wanted[:12]}..., "
+                    f"which is not in {name}; drawing with what is."
+                )
+            continue
+        if not Path(name).is_file():
             continue
         if not (own := content_sha256(role, Path(name))).startswith(wanted):
             yield (
@@ -221,7 +234,8 @@ def located(
     candidates = list(dict.fromkeys((*_candidates(name, folders), *_on_shelves(role, name, near))))
     for path in candidates if len(candidates) > 1 else ():
         if path.is_dir():
-            if parts and parts <= _hashes_below(path):
+            own = parts or (frozenset() if wanted is None else {wanted})
+            if own and own <= _hashes_below(path):
                 return path
         elif wanted is not None and content_sha256(role, path).startswith(wanted):
             return path

@@ -40,6 +40,7 @@ from safelight.tasks.settings import (
     Settings,
     Side,
 )
+from safelight.tasks.thrift import Reuse, TokenMerging
 
 RANDOM_SEED_LIMIT = 2**32  # random seeds stay short enough to read aloud, as A1111's do
 WORK_LIMIT = 2**40  # pixels x steps x pictures of one request: about 200,000 pictures at 512, 20
@@ -51,6 +52,7 @@ Emphasis = Literal["original", "no norm", "ignore", "none", "comfy", "compel"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseSource = Literal["cpu", "nv"]
 EngineName = Literal["eager"]  # of engines.table
+Offload = Literal["auto", "none", "parts", "sequential"]  # of engines.offload; auto: as they fit
 Start = Literal["a1111", "diffusers", "sigma", "unit"]
 
 
@@ -207,6 +209,7 @@ class Request(Settings):
     dtype: Dtype = "auto"
     device: Device = "auto"
     engine: EngineName = "eager"  # what computes the model
+    offload: Offload = "auto"  # whether its parts are in memory while they do not work
 
     loras: Annotated[tuple[Lora, ...], Field(max_length=32)] = ()
     embeddings: Annotated[tuple[Embedding, ...], Field(max_length=64)] = ()
@@ -236,6 +239,8 @@ class Request(Settings):
     schedule_options: ScheduleOptions = ScheduleOptions()
     cfg_scale: Annotated[float, Field(ge=0, le=100), NUMBER] = 7.0
     guidance: Guidance = Guidance()
+    reuse: Reuse = Reuse()
+    token_merging: TokenMerging = TokenMerging()
 
     sizes: Sizes = Sizes()
     tile_vae: bool | None = None  # None: only when the picture is large

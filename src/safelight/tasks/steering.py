@@ -19,9 +19,11 @@ from safelight.diffusion.guidance import (
     self_attention_guided,
     with_freeu,
 )
+from safelight.diffusion.guidance.classifier_free import Evaluate
 from safelight.diffusion.prediction import Prediction
 from safelight.errors import RequestError
 from safelight.tasks.request import Guidance
+from safelight.tasks.reusing import Evaluations
 
 Weighted = Sequence[tuple[Condition, float]]
 
@@ -65,23 +67,31 @@ def steered(
     rule: Rule,
     sigmas: Tensor,
     apart: bool = False,
+    evaluating: Evaluations | None = None,
 ) -> Denoise:
     """The denoiser that follows the positives at `scale` with all that `guidance` asks for.
 
     sigmas (N + 1,) are the run's noise levels: they turn the fractions of steps between which
-    guidance works into noise levels. Outside them only the positives are followed.
+    guidance works into noise levels. Outside them only the positives are followed. evaluating:
+    makes what asks the denoiser, once for each of the two.
     """
     if guidance.freeu is not None:
         free = guidance.freeu
         positive = [(with_freeu(c, free.b1, free.b2, free.s1, free.s2), w) for c, w in positive]
         negative = negative and with_freeu(negative, free.b1, free.b2, free.s1, free.s2)
-    inside = _inside(denoiser, positive, negative, scale, guidance, rule=rule, apart=apart)
+    negated = needs_negative(scale, [weight for _, weight in positive])
+    told = evaluating and evaluating((0, 1) if negated else None, scale)
+    inside = _inside(
+        denoiser, positive, negative, scale, guidance, rule=rule, apart=apart, evaluate=told
+    )
     if guidance.start == 0 and guidance.end == 1:
         return inside
     steps = len(sigmas) - 1
     high = float(sigmas[round(guidance.start * steps)])
     low = float(sigmas[round(guidance.end * steps)])
-    return between(inside, guided(denoiser, positive, negative, 1.0, apart=apart), high, low)
+    told = evaluating and evaluating(None, 1.0)
+    outside = guided(denoiser, positive, negative, 1.0, apart=apart, evaluate=told)
+    return between(inside, outside, high, low)
 
 
 def _inside(
@@ -93,6 +103,7 @@ def _inside(
     *,
     rule: Rule,
     apart: bool,
+    evaluate: Evaluate | None,
 ) -> Denoise:
     pag = guidance.pag
     perturbation = None
@@ -101,7 +112,14 @@ def _inside(
         perturbation = Perturbation(layers, pag.scale)
     if guidance.sag is None:
         return guided(
-            denoiser, positive, negative, scale, rule=rule, perturbation=perturbation, apart=apart
+            denoiser,
+            positive,
+            negative,
+            scale,
+            rule=rule,
+            perturbation=perturbation,
+            apart=apart,
+            evaluate=evaluate,
         )
     if pag is not None:
         raise RequestError("self-attention and perturbed-attention guidance exclude each other.")

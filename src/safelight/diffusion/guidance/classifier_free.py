@@ -5,6 +5,7 @@ Shapes: B pictures, C latent channels, h w latent height and width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ def guided(
     rule: Rule = linear,
     perturbation: Perturbation | None = None,
     apart: bool = False,
+    evaluate: "Evaluate | None" = None,
 ) -> Denoise:
     """A denoiser that follows `positive` and leaves `negative`, `scale` times as far.
 
@@ -51,8 +53,10 @@ def guided(
     arXiv:2206.01714): negative + scale * sum of weight * (positive - negative).
     Conditions that are stackable share one network call, unless `apart`: then each has its own,
     at half the memory and with the same bits as a call on that condition alone.
+    evaluate: what asks the denoiser, the negative first, in place of `evaluated`.
     Raises RequestError if the scale needs a negative and there is none, or without positives.
     """
+    ask = evaluate or evaluated
     parts = _weighted(positive)
     positives = [condition for condition, _ in parts]
     weights = [weight for _, weight in parts]
@@ -68,7 +72,7 @@ def guided(
     conditions = [*negatives, *positives, *perturbed]
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        outputs = evaluated(denoiser, conditions, x, sigma, apart=apart)
+        outputs = ask(denoiser, conditions, x, sigma, apart=apart)
         below = outputs[: len(negatives)]
         above = outputs[len(negatives) : len(negatives) + len(positives)]
         result = _composed(above, weights, below[0] if below else None)
@@ -92,20 +96,37 @@ def edited(
     text_scale: float = 7.5,
     image_scale: float = 1.5,
     apart: bool = False,
+    evaluate: "Evaluate | None" = None,
 ) -> Denoise:
     """Three-way guidance of instruct-pix2pix: nothing -> picture only -> picture and text.
 
     Brooks et al. 2022 (arXiv:2211.09800), eq. 3. When both scales are 1 only `full` is evaluated.
+    evaluate: what asks the denoiser, in that order, in place of `evaluated`.
     """
+    ask = evaluate or evaluated
     if text_scale == image_scale == 1:
-        return guided(denoiser, full, None, 1)
+        return guided(denoiser, full, None, 1, evaluate=evaluate)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         conditions = (nothing, picture, full)
-        none, seen, told = evaluated(denoiser, conditions, x, sigma, apart=apart)
+        none, seen, told = ask(denoiser, conditions, x, sigma, apart=apart)
         return none + image_scale * (seen - none) + text_scale * (told - seen)
 
     return denoise
+
+
+class Evaluate(Protocol):
+    """Gives the estimate (B, C, h, w) under each condition, as `evaluated` does."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        conditions: Sequence[Condition],
+        x: Tensor,
+        sigma: Tensor,
+        *,
+        apart: bool = False,
+    ) -> list[Tensor]: ...
 
 
 def evaluated(

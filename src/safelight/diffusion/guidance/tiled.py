@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -127,6 +127,15 @@ class Tiled:
         raise RequestError(
             "self-attention guidance needs one view of the whole picture, which tiled diffusion "
             "has not; use perturbed-attention guidance, or draw without tiles."
+        )
+
+    def with_deep(
+        self, x: Tensor, time: Tensor, condition: Condition, *, blocks: int, kept: object
+    ) -> NoReturn:
+        """Raises RequestError: what is kept of a call would have to be told apart by window."""
+        raise RequestError(
+            "deep features are kept of a picture that is seen as a whole; draw without tiles, or "
+            "leave reuse.every out."
         )
 
     def _said(
