@@ -18,6 +18,7 @@ from safelight.checkpoints.keymap import KeyMap
 from safelight.checkpoints.parts import PartReport, listed
 from safelight.errors import CheckpointError, RequestError
 from safelight.model import FileRecord, LoadReport, Model
+from safelight.models.blank import blank
 from safelight.models.controlnet import ControlNet, ControlNetConfig
 from safelight.models.deltas import LowRank
 from safelight.models.layers import Conv2d, Linear
@@ -146,7 +147,7 @@ def _fitting_base(path: Path, found: FoundControl, base: UNet | None) -> UNet:
         )
     config = found.part.config
     assert isinstance(config, ControlNetConfig)
-    with torch.device("meta"):
+    with blank():
         shape = ControlNet(config)
     try:
         shape.check_fits(base.config)
@@ -188,7 +189,7 @@ def _with_changes(
     assert isinstance(config, ControlNetConfig)
     encoder = replace(base.config, in_channels=config.encoder.in_channels)
     config = replace(config, encoder=encoder)
-    with torch.device("meta"):
+    with blank():
         network = ControlNet(config)
     keymap = KeyMap(controlnet_rows(config))
     kind, device = dtype or torch.float32, base.conv_in.weight.device

@@ -15,6 +15,7 @@ from safelight.checkpoints.parts import listed
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.checkpoints.writing import Entry, write_safetensors
 from safelight.errors import CheckpointError
+from safelight.models.blank import blank
 from safelight.models.evaluator import Evaluator, EvaluatorConfig, Labels
 from safelight.printable import shown
 from safelight.writing import whole_folder, write_text
@@ -68,7 +69,7 @@ def load_evaluator(
     """
     config, labels = _config(read_object(folder / CONFIG))
     path = folder / WEIGHTS
-    with torch.device("meta"):
+    with blank():
         evaluator = config.build()
     with open_weights(path) as file:
         _check_names(evaluator, file)

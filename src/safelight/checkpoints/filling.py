@@ -1,5 +1,7 @@
 """The weights of a part from its file into its module, one tensor at a time."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -7,24 +9,43 @@ from safelight.checkpoints.finite import check_cast, check_finite, overflows
 from safelight.checkpoints.keymap import Link
 from safelight.checkpoints.parts import Part
 from safelight.errors import FileError
+from safelight.model import Sink
+
+CPU = torch.device("cpu")
 
 
-def filled(part: Part, *, dtype: torch.dtype | None, device: torch.device) -> nn.Module:
-    """The module of a part with its weights. The part must have been reported sound."""
+def filled(
+    part: Part, *, dtype: torch.dtype | None, device: torch.device, sink: Sink | None = None
+) -> nn.Module:
+    """The module of a part with its weights. The part must have been reported sound.
+
+    sink: is given the weights that it wants, in place of the module.
+    """
     module = part.module()
     for link in part.links():
-        for name, tensor in zip(link.ours, _read(part, link, dtype, device), strict=True):
+        if sink is not None and all(sink.wants(part.role, module, name) for name in link.ours):
+            for name, tensor in weights_of(part, link, torch.float32, CPU):
+                sink.take(module, name, tensor)
+                _assign(module, name, _bodiless(part, link, tensor, dtype, device))
+            continue
+        for name, tensor in weights_of(part, link, dtype, device):
             _assign(module, name, tensor)
     return module.eval().requires_grad_(False)
 
 
-def _read(
+def weights_of(
     part: Part, link: Link, dtype: torch.dtype | None, device: torch.device
-) -> tuple[Tensor, ...]:
-    wanted = dtype or _default_dtype(part.tensors.info(link.theirs).dtype, device)
+) -> Iterator[tuple[str, Tensor]]:
+    """Our names and tensors of one of the file's, in the wanted type and place.
+
+    dtype: None is as `load` says. Raises FileError for a NaN or an infinity, RequestError for
+    numbers that the type does not hold.
+    """
+    wanted = dtype or default_dtype(part.tensors.info(link.theirs).dtype, device)
     tensor = part.tensors.read(link.theirs, dtype=wanted)
     _check(part, link, tensor)
-    return tuple(ours.contiguous().to(device) for ours in link.op.to_ours(tensor))
+    for name, ours in zip(link.ours, link.op.to_ours(tensor), strict=True):
+        yield name, ours.contiguous().to(device)
 
 
 def _check(part: Part, link: Link, tensor: Tensor) -> None:
@@ -38,7 +59,16 @@ def _check(part: Part, link: Link, tensor: Tensor) -> None:
         raise
 
 
-def _default_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+def _bodiless(
+    part: Part, link: Link, tensor: Tensor, dtype: torch.dtype | None, device: torch.device
+) -> Tensor:
+    """A weight that was taken, without memory, in the type that it would have had."""
+    wanted = dtype or default_dtype(part.tensors.info(link.theirs).dtype, device)
+    return torch.empty(tensor.shape, dtype=wanted, device="meta")
+
+
+def default_dtype(stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type of a weight where none is asked for."""
     if device.type == "cpu" or not stored.is_floating_point:
         return torch.float32
     return stored if stored.itemsize > 1 else torch.float16

@@ -20,6 +20,7 @@ from safelight.checkpoints.kinds import kind_of
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError
 from safelight.model import Model
+from safelight.models.blank import blank
 from safelight.models.hypernetwork import ACTIVATIONS, Hypernetwork, HypernetworkConfig
 from safelight.printable import shown
 
@@ -43,7 +44,7 @@ def load_hypernetwork(path: str | os.PathLike[str], model: Model) -> Hypernetwor
         places = _places(file)
         config = _config(file, places)
         _check_family(path, config, model)
-        with torch.device("meta"):
+        with blank():
             network = Hypernetwork(config)
         for ours, name in _named(config, places, file).items():
             tensor = file.read(name, dtype=torch.float32, copy=True)
@@ -123,7 +124,7 @@ def _named(
         number = counts[(width, which, kind)] = counts.get((width, which, kind), -1) + 1
         for leaf, name in pair.items():
             named[f"{width}.{which}.{kind}.{number}.{leaf}"] = name
-    with torch.device("meta"):
+    with blank():
         wanted = {n: tuple(p.shape) for n, p in Hypernetwork(config).named_parameters()}
     given = {ours: file.header[name].shape for ours, name in named.items()}
     if wanted != given:

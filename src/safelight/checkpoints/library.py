@@ -23,7 +23,14 @@ from safelight.checkpoints.hashes import known_sha256
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import kind_of, made_for
 from safelight.checkpoints.load import open_checkpoint
-from safelight.embedded.carried import NAME, embedded_folder
+from safelight.embedded.carried import (
+    COMPANIONS,
+    NAME,
+    NAMES,
+    companion,
+    embedded_folder,
+    is_embedded,
+)
 from safelight.errors import FileError, RequestError, SafelightError
 from safelight.printable import shown
 
@@ -99,6 +106,8 @@ def places(folders: Iterable[Path] = ()) -> list[Place]:
     """
     carried = embedded_folder()
     found = [] if carried is None else [Place("this installation", carried, name=NAME)]
+    beside = (path.parent for name in COMPANIONS if (path := companion(name)) is not None)
+    found += [Place("this installation", folder) for folder in dict.fromkeys(beside)]
     found += [Place("Safelight", models_folder()), Place("Hugging Face", hub_cache(), hub=True)]
     for folder in folders:
         inner = [folder / name for name in ("models", "embeddings") if (folder / name).is_dir()]
@@ -117,7 +126,7 @@ def entries(where: Sequence[Place]) -> Iterator[Entry]:
 def find_model(name: str, folders: Iterable[Path] = (), *, what: What = "model") -> Path:
     """The file or folder that a name stands for: a path, or the name of a model in `places`.
 
-    "embedded" is the model that the package carries.
+    "embedded" is the model that the package carries, and `carried.COMPANIONS` what goes with it.
 
     A name may leave out the suffix and folders before it, and its case does not matter. Of models
     with the same full name the first place wins. Raises RequestError if the name fits models of
@@ -127,6 +136,8 @@ def find_model(name: str, folders: Iterable[Path] = (), *, what: What = "model")
     path = Path(name).expanduser()
     if _exists(path):
         return path
+    if (own := companion(name)) is not None:
+        return own
     known = list(entries(places(folders)))
     for fits in (_is, _ends, _ends_without_suffix):
         found = [entry for entry in known if fits(_plain(entry.name), _plain(name))]
@@ -164,7 +175,16 @@ def _what(entry: Entry, shapes: Mapping[str, Shape]) -> str:
     if is_diffusers_folder(entry.path) or (entry.layout == "file" and found.kind == "model"):
         with open_checkpoint(entry.path) as checkpoint:
             return checkpoint.family.label
-    return f"{found.kind} {made_for(shapes)}".strip()
+    return f"{found.kind} {_made_for(entry, shapes)}".strip()
+
+
+def _made_for(entry: Entry, shapes: Mapping[str, Shape]) -> str:
+    """What a file of changes is for; of what the package carries, the model beside it."""
+    folder = embedded_folder()
+    if folder is None or not is_embedded(entry.path):
+        return made_for(shapes)
+    with open_checkpoint(folder) as checkpoint:
+        return f"for {checkpoint.family.label}"
 
 
 def short_name(dtype: torch.dtype) -> str:
@@ -215,8 +235,9 @@ def _unknown(name: str, path: Path, known: Sequence[Entry], what: What) -> str:
         last = _plain(whole).rpartition("/")[2]
         spellings |= {Path(last).stem: whole, last: whole, _plain(whole): whole}
     wanted = _plain(name)
-    if wanted == NAME and NAME not in spellings:
-        return f"this installation carries no {NAME} model; give a file or a Diffusers folder"
+    if wanted in NAMES and wanted not in spellings:
+        kind = "model" if wanted == NAME else "file"
+        return f"this installation carries no {wanted} {kind}; give a file or a Diffusers folder"
     near = get_close_matches(wanted, spellings, n=3, cutoff=0.6)
     near += get_close_matches(wanted.rpartition("/")[2], spellings, n=3, cutoff=0.6)
     found = dict.fromkeys(spellings[spelling] for spelling in near)

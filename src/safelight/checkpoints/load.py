@@ -1,7 +1,7 @@
 """From a path to a model: identify, check every name and shape, then read one tensor at a time."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from safelight.checkpoints.checkpoint import Checkpoint, Opened, by_prefix, checked, mismatch
 from safelight.checkpoints.diffusers_folder import is_diffusers_folder, open_diffusers
@@ -20,13 +21,13 @@ from safelight.checkpoints.json_object import read_object
 from safelight.checkpoints.kinds import Finding, kind_of, made_for
 from safelight.checkpoints.measure_clip import IDLE, measured_clip
 from safelight.checkpoints.model_json import clip_from_json
-from safelight.checkpoints.parts import Part, PartReport, Selection
+from safelight.checkpoints.parts import Part, PartReport, Role, Selection
 from safelight.checkpoints.single_file import open_single
 from safelight.checkpoints.vae_file import FoundVae, open_vae, with_vae
 from safelight.checkpoints.vision_folder import load_clip_vision
 from safelight.errors import CheckpointError, FileError
 from safelight.families import Family
-from safelight.model import FileRecord, LoadReport, Model
+from safelight.model import FileRecord, LoadReport, Model, Sink
 from safelight.models.autoencoder import Autoencoder, Codec, CodecConfig
 from safelight.models.backbone import Backbone
 from safelight.models.clip import ClipText
@@ -61,6 +62,7 @@ def load(
     zero_terminal_snr: bool | None = None,
     ema: bool = False,
     variant: str | None = None,
+    sink: Sink | None = None,
 ) -> Model:
     """The model in a single file of the original layout or in a Diffusers folder.
 
@@ -69,6 +71,7 @@ def load(
     vae: a file or folder whose autoencoder replaces the model's own.
     prediction: "eps", "v", ...; None is what the file says. zero_terminal_snr: the same.
     ema: take a single file's averaged U-Net. variant: "fp16" and the like, of a folder's files.
+    sink: is given the weights that it wants, in place of the modules.
 
     Names and shapes are checked before a tensor is read; then each is read, cast and assigned, so
     memory peaks at the weights in the wanted type and a little more.
@@ -85,11 +88,11 @@ def load(
         own_vae=vae is None,
     ) as checkpoint:
         if vae is None:
-            return model_of(checkpoint, dtype=dtype, device=device)
+            return model_of(checkpoint, dtype=dtype, device=device, sink=sink)
         found = open_vae(Path(vae))
         with found.file:
             other = with_other_vae(checkpoint, found, Path(vae))
-            return model_of(other, dtype=dtype, device=device)
+            return model_of(other, dtype=dtype, device=device, sink=sink)
 
 
 def open_checkpoint(
@@ -140,10 +143,25 @@ def open_checkpoint(
         raise
 
 
-def model_of(checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: torch.device) -> Model:
+def model_of(
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    sink: Sink | None = None,
+) -> Model:
     """The model of an opened checkpoint, its weights read; the files may be closed afterwards."""
     reports = checked(checkpoint)
-    modules = {part.role: filled(part, dtype=dtype, device=device) for part in checkpoint.parts}
+    modules = {
+        part.role: filled(part, dtype=dtype, device=device, sink=sink) for part in checkpoint.parts
+    }
+    return assembled(checkpoint, reports, modules)
+
+
+def assembled(
+    checkpoint: Checkpoint, reports: tuple[PartReport, ...], modules: Mapping[Role, nn.Module]
+) -> Model:
+    """The model of these modules, by the roles of the checkpoint's parts."""
     family, unet, vae = checkpoint.family, modules["unet"], modules["vae"]
     encoders = [modules[part.role] for part in checkpoint.parts if "text" in part.role]
     assert isinstance(unet, UNet)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from safelight.checkpoints.keymap import KeyMap, Link, Shape
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.models.autoencoder import Autoencoder, AutoencoderConfig
+from safelight.models.blank import blank
 from safelight.models.clip import ClipText, ClipTextConfig, ClipVision, ClipVisionConfig
 from safelight.models.controlnet import ControlNet, ControlNetConfig
 from safelight.models.image_prompt import ImagePromptConfig, ImagePromptNet
@@ -103,7 +104,7 @@ class Part:
 
     def module(self) -> nn.Module:
         """The module without memory for its weights."""
-        with torch.device("meta"):
+        with blank():
             return built(self.config)
 
     def links(self) -> list[Link]:
@@ -148,7 +149,7 @@ class Part:
 @lru_cache(maxsize=32)
 def shapes_of(config: PartConfig) -> Mapping[str, Shape]:
     """Our names and shapes of all weights of a part, in the module's order."""
-    with torch.device("meta"):
+    with blank():
         state = built(config).state_dict()
     return MappingProxyType({name: tuple(tensor.shape) for name, tensor in state.items()})
 

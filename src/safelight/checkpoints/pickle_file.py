@@ -93,6 +93,9 @@ class PickleFile(Closes):
             flat = self._file.copied(start, place.extent, place.dtype)
         return torch.as_strided(flat, place.shape, place.stride).to(wanted)
 
+    def unmap(self) -> None:
+        self._file.unmap()
+
     def close(self) -> None:
         self._file.close()
 

@@ -41,8 +41,12 @@ class RegularFile:
 
     def close(self) -> None:
         """Let go of the file; tensors mapped from it stay valid."""
-        self._map = None  # unmapped when the last tensor over it dies
+        self.unmap()
         self._file.close()
+
+    def unmap(self) -> None:
+        """Take a new map for the next tensor; the present one goes with its last tensor."""
+        self._map = None
 
     def bytes(self, offset: int, count: int) -> bytes:
         """Exactly `count` bytes from `offset`; FileError if the file is shorter."""

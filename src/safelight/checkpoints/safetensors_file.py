@@ -72,6 +72,9 @@ class SafetensorsFile(Closes):
             flat = self._file.mapped(start, count, info.dtype)
         return flat.view(info.shape)
 
+    def unmap(self) -> None:
+        self._file.unmap()
+
     def close(self) -> None:
         self._file.close()
 

@@ -17,6 +17,7 @@ from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.kinds import Kind, kind_of
 from safelight.checkpoints.library import MAX_ENTRIES, SUFFIXES, entries, models_folder, places
+from safelight.embedded.carried import companion
 from safelight.errors import FileError, RequestError, SafelightError
 from safelight.printable import shown
 
@@ -106,7 +107,8 @@ def shelved(kind: Addon, near: Path | None = None) -> list[Shelved]:
 def find_addon(kind: Addon, name: str, near: Path | None = None) -> Path:
     """The file that a name stands for: a path, or a name on a shelf or in the library.
 
-    A folder, as hubs have one for each LoRA, stands for the weights in it.
+    A folder, as hubs have one for each LoRA, stands for the weights in it. A name of
+    `carried.COMPANIONS` is that of a LoRA for the embedded model.
 
     A name may leave out the suffix and the folders before it; its case matters only between names
     that differ in nothing else. A LoRA may also be called as its file says it is (ss_output_name).
@@ -119,6 +121,8 @@ def find_addon(kind: Addon, name: str, near: Path | None = None) -> Path:
     inside = [item for item in _listed(path) if item.stem in _EVERYWHERE and _is_weights(item)]
     if inside:
         return inside[0]
+    if kind == "lora" and (own := companion(name)) is not None and _is_file(own):
+        return own
     on_shelves = shelved(kind, near)
     for candidates in (on_shelves, _here(), _in_library(kind)):
         found = _called(name, candidates)

@@ -55,6 +55,10 @@ class WeightFile(Protocol):
         """
         ...
 
+    def unmap(self) -> None:
+        """Let memory that is mapped go with the tensors read so far; later ones are mapped anew."""
+        ...
+
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -102,6 +106,10 @@ class JoinedFiles(Closes):
         if name not in self._owner:
             raise missing(self.path, name)
         return self._owner[name]
+
+    def unmap(self) -> None:
+        for part in self._parts:
+            part.unmap()
 
     def close(self) -> None:
         for part in self._parts:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.errors import NonFiniteError
+from safelight.model import Placement
 
 Result = TypeVar("Result")
 
@@ -46,6 +47,7 @@ class Sentinel:
     """
 
     step: int | None = None  # kept up to date by whoever runs the sampling loop
+    placement: Placement | None = None  # told of each part before it runs
     incidents: list[Incident] = field(default_factory=list)
     _raised: dict[nn.Module, torch.dtype] = field(default_factory=dict)
 
@@ -63,6 +65,8 @@ class Sentinel:
         by_engine: asked first, if given: the same from an engine of this name.
         Raises NonFiniteError, naming the part and the first block, if float32 does not help.
         """
+        if self.placement is not None:
+            self.placement.needed(module)
         if by_engine is not None and module not in self._raised:
             result = by_engine()
             if finite(result):
@@ -75,6 +79,8 @@ class Sentinel:
         block = first_nonfinite(module, call)
         if dtype in (torch.float16, torch.bfloat16):
             self._raised[module] = dtype
+            if self.placement is not None:
+                self.placement.held(module)  # the copy in float32 must not go
             module.float()
             result = call()
             if finite(result):
@@ -88,12 +94,14 @@ class Sentinel:
         for module, dtype in self._raised.items():
             module.to(dtype)
         self._raised.clear()
+        if self.placement is not None:
+            self.placement.release()
 
 
 @contextmanager
-def watch() -> Iterator[Sentinel]:
+def watch(placement: Placement | None = None) -> Iterator[Sentinel]:
     """A sentinel for one drawing; the parts it raised to float32 are put back at the end."""
-    sentinel = Sentinel()
+    sentinel = Sentinel(placement=placement)
     try:
         yield sentinel
     finally:

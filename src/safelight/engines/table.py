@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from safelight.errors import RequestError
 
 if TYPE_CHECKING:
-    from safelight.model import Model
+    from torch import nn
+
+    from safelight.model import Model, Sink
 
 EAGER = "eager"
 
@@ -23,6 +25,9 @@ class Engine:
 
     missing: why it cannot run on this machine, and what to do; None if it can.
     applied: the model, computed by it. exact: whether it gives eager's numbers to rounding.
+    sink: makes what keeps weights in a form of its own while they are loaded.
+    network: does to a network or layer, whose weights the sink took, what `applied` does to a
+        model; with it the parts of a model may come and go.
     """
 
     name: str
@@ -30,6 +35,8 @@ class Engine:
     missing: Callable[[], str | None]
     applied: Callable[["Model"], "Model"]
     exact: bool = True
+    sink: Callable[[], "Sink"] | None = None
+    network: Callable[["nn.Module"], None] | None = None
 
 
 def engined(model: "Model", name: str) -> "Model":
@@ -43,6 +50,12 @@ def engined(model: "Model", name: str) -> "Model":
     if reason := engine.missing():
         raise RequestError(f"engine {name} cannot run here: {reason}")
     return engine.applied(model)
+
+
+def sink_of(name: str) -> "Sink | None":
+    """What takes the weights of a model on their way from the file to this engine, if it does."""
+    engine = ENGINES.get(name)
+    return None if engine is None or engine.sink is None else engine.sink()
 
 
 def _nothing() -> None:

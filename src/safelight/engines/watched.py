@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from safelight.condition import Condition
 from safelight.engines.sentinel import Sentinel
 from safelight.models.backbone import Backbone
+from safelight.models.deep_features import Kept
 
 PART = "U-Net"
 CONTROLLED = "U-Net with its controls"
@@ -41,6 +42,15 @@ class Watched:
     ) -> tuple[Tensor, Tensor]:
         return self.sentinel.run(
             self._part, self._modules, lambda: self.network.with_attention(x, time, condition)
+        )
+
+    def with_deep(
+        self, x: Tensor, time: Tensor, condition: Condition, *, blocks: int, kept: Kept | None
+    ) -> tuple[Tensor, Kept]:
+        return self.sentinel.run(
+            self._part,
+            self._modules,
+            lambda: self.network.with_deep(x, time, condition, blocks=blocks, kept=kept),
         )
 
     @property
