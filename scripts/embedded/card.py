@@ -5,7 +5,8 @@
     python scripts/embedded/card.py --report report --cutouts data/emoji-pairs \\
         --run diffusion=runs/embedded/diffusion --run clip=runs/embedded/clip \\
         --run autoencoder=runs/embedded/autoencoder --run evaluator=runs/embedded/evaluator \\
-        --teacher data/teacher.safetensors
+        --run edge-control=runs/embedded/edge-control --on "edge-control=two CPU cores" \\
+        --measured embedded-edges=out/edges --teacher data/teacher.safetensors
 
 Writes README.md, curve.svg and not-right.webp beside the weights. What the records hold is read
 from them and from nowhere else; a report of other weights is refused.
@@ -18,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from companion_sections import edges, speed
 from pack import TARGET, check_sizes
 from PIL import Image
 from records import RECIPES, Run, run_of
@@ -39,6 +41,7 @@ from sections import (
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.load import load
 from safelight.cli.evaluate_scenes import cutouts_at
+from safelight.embedded.carried import COMPANIONS
 from safelight.errors import CheckpointError, SafelightError
 from safelight.evaluation.line_plot import Point, line_plot
 from safelight.evaluation.report import read_report
@@ -54,13 +57,15 @@ def card(records: Records) -> str:
     parts = (
         head(records, model),
         scores(records),
+        edges(records, model),
+        speed(records, model),
         limits(records, model),
         data(records),
         training(records),
         measured(records.report),
         hashes(records.folder),
     )
-    return "\n".join(line for part in parts for line in (*part, ""))
+    return "\n".join(line for part in parts if part for line in (*part, ""))
 
 
 def check_report(records: Records) -> None:
@@ -115,12 +120,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--report", type=Path, required=True, help="of `safelight evaluate`")
     parser.add_argument("--run", metavar="STAGE=FOLDER", action="append", default=[])
+    parser.add_argument("--on", metavar="STAGE=MACHINE", action="append", default=[])
+    parser.add_argument(
+        "--measured", metavar="NAME=FOLDER", action="append", default=[], help=", ".join(COMPANIONS)
+    )
     parser.add_argument("--step", type=int, help="of the diffusion run's weights [its result's]")
     parser.add_argument("--cutouts", type=Path, nargs="+", required=True)
     parser.add_argument("--teacher", type=Path, help="of scripts/teach_text.py")
     parser.add_argument("--model", type=Path, default=TARGET, help=f"[{TARGET}]")
     given = parser.parse_args()
-    folders = dict(text.split("=", 1) for text in given.run if "=" in text)
+    folders, machines, measured = (
+        dict(text.split("=", 1) for text in texts if "=" in text)
+        for texts in (given.run, given.on, given.measured)
+    )
     if missing := [recipe for recipe in RECIPES if recipe not in folders]:
         parser.error(f"--run {missing[0]}=FOLDER is missing")
     try:
@@ -134,6 +146,8 @@ def main() -> int:
             runs,
             cutouts_at(given.cutouts).entries,
             _remarks(given.teacher),
+            machines,
+            {name: Path(folder) for name, folder in measured.items()},
         )
         write_card(records)
     except SafelightError as error:

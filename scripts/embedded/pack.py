@@ -3,10 +3,11 @@
 
     python scripts/embedded/pack.py --diffusion runs/embedded/diffusion/model \\
         --clip runs/embedded/clip/model --evaluator runs/embedded/evaluator/model \\
-        --decoder runs/embedded/decoder/model --replace
+        --decoder runs/embedded/decoder/model --edges runs/embedded/edge-control/model --replace
 
 Writes src/safelight/embedded/emoji: U-Net, text tower, autoencoder and tokenizer of the diffusion
-model, the vision tower of CLIP, and the evaluator, in 16 bits, with SHA256SUMS beside. The same
+model, the vision tower of CLIP, the evaluator, and what goes with the model if it is given: a
+ControlNet for edges and a LoRA for few steps. All in 16 bits, with SHA256SUMS beside. The same
 sources give the same bytes. What was written is read again, compared with the sources weight by
 weight, and drawn with, before it takes the place of what is there.
 """
@@ -24,12 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from companions import edges_of, write_companions
 from torch import Tensor, nn
 
 from safelight.checkpoints.evaluator_folder import load_evaluator, write_evaluator
 from safelight.checkpoints.load import load, load_autoencoder
 from safelight.checkpoints.save import save
 from safelight.checkpoints.vision_folder import load_clip_vision
+from safelight.embedded.carried import COMPANIONS, EDGES
 from safelight.errors import CheckpointError, OutputError, SafelightError
 from safelight.model import Model
 from safelight.models.clip import ClipVision
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
 
 TARGET = Path(__file__).resolve().parents[2] / "src/safelight/embedded/emoji"
 SUMS = "SHA256SUMS"
-FILE_LIMIT, LIMIT = 16_000_000, 60_000_000  # bytes of one file, and of all
+FILE_LIMIT, LIMIT = 16_000_000, 64_000_000  # bytes of one file, and of all
 SHARD = 15_000_000  # bytes of a file of weights; room is left for what hosts count otherwise
 PROMPTS = ("a red apple on a blue background", "two cats, flat style")
 MAKING = ("encoder.", "quant_conv.")  # the weights of an autoencoder that make latents
@@ -60,6 +63,8 @@ class Source:
     clip: Path
     evaluator: Path
     decoder: Path | None = None  # of an autoencoder whose decoder alone learned on
+    edges: Path | None = None  # a ControlNet for edges
+    speed: Path | None = None  # a LoRA's file
 
 
 def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
@@ -81,9 +86,10 @@ def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
         tell_scale(source.clip, folder)
         judge = load_evaluator(source.evaluator)
         write_evaluator(folder / "evaluator", judge.evaluator, judge.labels, dtype=torch.float16)
+        write_companions(model, folder, edges=source.edges, speed=source.speed)
         write_text(folder / SUMS, sums(folder))
         check_sizes(folder)
-        check_weights(model, vision, judge.evaluator, folder)
+        check_weights(model, vision, judge.evaluator, folder, source.edges)
         check_drawing(model, load(folder, dtype=torch.float32))
         old = {path.read_bytes() for path in _files(target)} if target.exists() else set()
         fresh = [
@@ -144,16 +150,20 @@ def check_sizes(folder: Path) -> None:
         raise OutputError(f"the model has {total} bytes, and may have {LIMIT}; train a smaller one")
 
 
-def check_weights(model: Model, vision: ClipVision, judge: nn.Module, folder: Path) -> None:
+def check_weights(
+    model: Model, vision: ClipVision, judge: nn.Module, folder: Path, edges: Path | None = None
+) -> None:
     """Raise CheckpointError unless every weight in the folder is its source's, in 16 bits."""
     written = load(folder, dtype=torch.float32)
-    pairs = [
+    pairs: list[tuple[nn.Module, nn.Module]] = [
         (model.network.unet, written.network.unet),
         (_coder(model), _coder(written)),
         *zip(model.text.encoders, written.text.encoders, strict=True),
         (vision, load_clip_vision(folder, dtype=torch.float32)),
         (judge, load_evaluator(folder / "evaluator").evaluator),
     ]
+    if edges is not None:
+        pairs.append((edges_of(model, edges), edges_of(written, folder / COMPANIONS[EDGES])))
     for one, other in pairs:
         if name := _unlike(one, other):
             raise CheckpointError(f"{type(one).__name__}: {name} was not written as it was read")
@@ -238,12 +248,21 @@ def main() -> int:
     parser.add_argument("--clip", type=Path, required=True, help="both towers and the tokenizer")
     parser.add_argument("--evaluator", type=Path, required=True)
     parser.add_argument("--decoder", type=Path, help="an autoencoder whose decoder learned on")
+    parser.add_argument("--edges", type=Path, help="a ControlNet that follows Canny's edges")
+    parser.add_argument("--speed", type=Path, help="the file of a LoRA for few steps")
     parser.add_argument("--to", type=Path, default=TARGET, help=f"[{TARGET}]")
     parser.add_argument("--replace", action="store_true", help="put it in the place of another")
     given = parser.parse_args()
     try:
         fresh = pack(
-            Source(given.diffusion, given.clip, given.evaluator, given.decoder),
+            Source(
+                given.diffusion,
+                given.clip,
+                given.evaluator,
+                given.decoder,
+                given.edges,
+                given.speed,
+            ),
             given.to,
             replace=given.replace,
         )

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +14,7 @@ from torch import nn
 from safelight.checkpoints.evaluator_folder import load_evaluator
 from safelight.checkpoints.vision_folder import load_clip_vision
 from safelight.cli.train_display import duration
+from safelight.embedded.carried import COMPANIONS
 from safelight.errors import FileError
 from safelight.evaluation.evaluate import MODEL, OVERALL, REAL
 from safelight.evaluation.intervals import Share
@@ -56,13 +57,19 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Records:
-    """All that a card is made of; folder is the model's."""
+    """All that a card is made of; folder is the model's.
+
+    machines: on what a stage was trained, in words, where its records do not say. measured: the
+    folders of edges.py and few_steps.py, by what they measured.
+    """
 
     folder: Path
     report: Report
     runs: Mapping[str, Run]
     entries: Sequence[CutoutEntry]
     teacher: Mapping[str, str]
+    machines: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Path] = field(default_factory=dict)
 
 
 def head(records: Records, model: Model) -> list[str]:
@@ -76,7 +83,9 @@ def head(records: Records, model: Model) -> list[str]:
         "evaluator": load_evaluator(folder / "evaluator").evaluator,
     }
     counts = {name: sum(w.numel() for w in net.parameters()) for name, net in networks.items()}
-    size = sum((folder / name).stat().st_size for name, _ in sums_of(folder))
+    beside = tuple(f"{place.split('/')[0]}/" for place in COMPANIONS.values())
+    own = [name for name, _ in sums_of(folder) if not name.startswith(beside)]
+    size = sum((folder / name).stat().st_size for name in own)
     side, factor = family.native_size, model.codec.factor
     things, styles = _things(records.entries), sorted({e.style for e in records.entries})
     hint = family.hint
@@ -226,6 +235,8 @@ def training(records: Records) -> list[str]:
     commands, lost = [], []
     for stage, run in records.runs.items():
         time = "not recorded" if run.seconds is None else duration(run.seconds)
+        if stage in records.machines:
+            time += f" on {records.machines[stage]}"
         figures = ", ".join(f"{n} {v:.4g}" for n, v in run.figures.items() if "snr_" not in n)
         batch = run.config["training.batch_size"]
         planned = "" if run.counted else " (planned)"

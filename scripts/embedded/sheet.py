@@ -20,12 +20,12 @@ import torch
 
 from safelight.cli.evaluate_questions import SEEN, asked
 from safelight.cli.evaluate_scenes import cutouts_at
-from safelight.cli.prompt_lines import lines_of
 from safelight.errors import FileError, RequestError, SafelightError
 from safelight.evaluation.sheets import sheet
 from safelight.printable import shown
 from safelight.tasks.generate import generate
 from safelight.tasks.loading import Models
+from safelight.tasks.prompt_lines import lines_of
 from safelight.tasks.request import Request
 from safelight.training.scenes.catalogue import HELDOUT_COMBO
 from safelight.training.scenes.cutouts import Cutouts

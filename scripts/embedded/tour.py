@@ -131,9 +131,9 @@ def made(stop: Stop, inputs: Path) -> bytes:
 
 
 def named(command: Command, files: set[str]) -> list[str]:
-    """The files that a command's words name, in their order: alone, or before a comma or colon."""
-    words = (re.split(r"[,:]", word)[0] for word in command.arguments)
-    return list(dict.fromkeys(word for word in words if word in files))
+    """The files that a command's words name, in their order: alone, or as one of several parts."""
+    parts = (part for word in command.arguments for part in re.split(r"[,:=]", word))
+    return list(dict.fromkeys(part for part in parts if part in files))
 
 
 def _inputs(command: Command, folder: Path, given: set[str], shown: set[str]) -> list[Cell]:

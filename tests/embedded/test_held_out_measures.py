@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 packing = script("pack")
 held_out, masked = script("held_out"), script("masked")
 inpainting, guiding, edges = script("inpainting"), script("clip_guidance"), script("edges")
+few = script("few_steps")
 beginning = script("tour_inputs")
 
 Main = Callable[..., tuple[int, str]]
@@ -209,6 +210,48 @@ def test_edges_are_measured_with_and_without_a_control(
         assert f"| {way} |" in table
     assert "The control changed the prediction by " in table
     assert "changed the prediction by 0.000" not in table
+
+
+def test_few_steps_are_measured_with_a_lora_and_without(
+    place: Path, tmp_path: Path, ran: Main
+) -> None:
+    from safelight.checkpoints.hashes import sha256
+
+    lora = random_lora(tmp_path / "some-lcm.safetensors")
+    code, table = ran(few, "--lora", str(lora), "--fewer", "2", "--lora-steps", "1", "2")
+    assert code == 0, table
+    drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("0*.png")}
+    assert len(drawn) == 5 * 4
+    rows = cells(table)
+    assert [row[0] for row in rows[2:]] == [
+        few.REAL,
+        "the model's own settings",
+        "2 steps",
+        "1 steps with the LoRA",
+        "2 steps with the LoRA",
+    ]
+    assert all(row[1].endswith("of 5") for row in rows[2:])
+    assert [row[-1] for row in rows[3:]] == ["2", "4", "1", "2"], "guidance asks twice a step"
+    assert sha256(lora) in table
+    code, more = ran(few, "--lora", str(random_lora(lora, seed=2)), "--fewer", "2")
+    assert code == 0 and cells(more)[:5] == rows[:5], "another LoRA changes nothing else"
+    assert {path: path.stat().st_mtime_ns for path in drawn} == drawn
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 5 * 5
+
+
+def random_lora(path: Path, seed: int = 1) -> Path:
+    """A LoRA of random weights for the tiny model's first layer."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(seed)
+    name = "lora_unet_conv_in"
+    tensors = {
+        f"{name}.lora_down.weight": torch.randn(2, 8, 3, 3),
+        f"{name}.lora_up.weight": torch.randn(16, 2, 1, 1),
+        f"{name}.alpha": torch.tensor(2.0),
+    }
+    save_file(tensors, path)
+    return path
 
 
 def random_control(place: Path, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from safelight.preprocessors.filters import Pixels
 _COLOURED = 12  # levels by which channels may differ in a map that is grey but for JPEG
 _SHARE = 0.02  # of the pixels that may be something else
 _SEGMENTS = 400  # colours of a segment map; ADE20K has 150
+_NEAR = 32  # levels within which black is black and white is white, but for JPEG
 _STEP = 16  # colours this near count as one
 
 
@@ -85,6 +86,13 @@ def line_doubts(pixels: Pixels) -> tuple[str, ...]:
             "black: use the preprocessor invert",
         )
     return ()
+
+
+def is_lines(pixels: Pixels) -> bool:
+    """Whether a picture is a finished map of thin lines: some white, and all else black."""
+    bright = float(np.mean(pixels.min(axis=2) > 255 - _NEAR))
+    dark = float(np.mean(pixels.max(axis=2) < _NEAR))
+    return 0 < bright < 0.5 and bright + dark > 1 - _SHARE
 
 
 def _coloured(pixels: Pixels) -> float:

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from safelight.checkpoints.control_about import WEIGHTS, write_making
 from safelight.checkpoints.control_load import load_control
 from safelight.checkpoints.control_save import save_control
 from safelight.checkpoints.load import load
-from safelight.checkpoints.writing import write_json
 from safelight.errors import CheckpointError, RequestError
 from safelight.model import Model
 from safelight.models.autoencoder import Autoencoder, Codec
@@ -37,8 +37,6 @@ from safelight.training.sources.folder import read_file
 from safelight.training.text_states import FrozenText
 from safelight.training.validation import Validation
 
-ABOUT = "control.json"  # beside the config of Diffusers: how the maps were made
-FILE = "controlnet.safetensors"
 PUBLISHED_WIDTHS = (16, 32, 96, 256)
 
 
@@ -187,8 +185,8 @@ def _write(
         save_control(net, path, dtype=dtype, size_width=width)
     else:
         path.mkdir(parents=True, exist_ok=True)
-        save_control(net, path / FILE, "ldm", dtype=dtype, size_width=width)
-    write_json(path / ABOUT, making.to_json())
+        save_control(net, path / WEIGHTS, "ldm", dtype=dtype, size_width=width)
+    write_making(making, path)
     return [path]
 
 
