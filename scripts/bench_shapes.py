@@ -5,16 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
+from safelight.benchmarks.geometry import random_model
 from safelight.families import FAMILIES, Family, ProcessConfig
 from safelight.model import Model
 from safelight.models.autoencoder import AutoencoderConfig, CodecConfig
-from safelight.models.backbone import Backbone
-from safelight.models.clip import ClipText, ClipTextConfig
-from safelight.models.unet import UNet, UNetConfig
-from safelight.text.conditioner import Conditioner
+from safelight.models.clip import ClipTextConfig
+from safelight.models.unet import UNetConfig
 from safelight.text.spec import TextRole, TextSpec
 from safelight.writing import make_folder, write_text
 
@@ -94,15 +92,7 @@ SHAPES: Mapping[str, Shape] = {
 
 def model(family: Family, seed: int = 0) -> Model:
     """A model in float32 with PyTorch's initial weights, the same for the same seed."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        return Model(
-            family,
-            Conditioner(family.text, [ClipText(role.encoder) for role in family.text.roles]),
-            Backbone(UNet(family.backbone)),
-            family.codec.build(),
-            family.process.build(),
-        )
+    return random_model(family, seed)
 
 
 def draw_pictures(folder: Path, size: int, count: int) -> None:

@@ -20,9 +20,6 @@ Needs the packages of requirements-oracles.txt.
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -42,14 +39,16 @@ from diffusers_trainer import Encoded, PictureFiles, Trainer, predicted
 from torch import Tensor, nn
 
 import safelight
+from safelight.benchmarks.disturbance import load_average
+from safelight.benchmarks.machine import facts
+from safelight.benchmarks.spread import ratios, spread
+from safelight.benchmarks.train_step import example_average, example_settings, example_task
 from safelight.checkpoints.save import save
-from safelight.diffusion.draws import UniformDraw
 from safelight.model import Model
 from safelight.training.buckets import Rule
 from safelight.training.cache import Store, content_hash
-from safelight.training.diffusion_task import DiffusionSettings, DiffusionTask, LatentBatch
+from safelight.training.diffusion_task import DiffusionTask, LatentBatch
 from safelight.training.draw import Draw
-from safelight.training.ema import Classic
 from safelight.training.latent_cache import cached_latents, cached_states
 from safelight.training.latent_data import EncodedPictures
 from safelight.training.latent_pool import LatentPool
@@ -108,25 +107,19 @@ class Setup:
 
     def settings(self) -> Settings:
         """The example's own numbers."""
-        return Settings(
-            batch_size=self.batch,
+        return example_settings(
+            self.batch,
+            self.precision,
             steps=self.block * (self.rounds + 1),
-            learning_rate=1e-4,
-            betas=(0.9, 0.999),
-            weight_decay=0.01,
-            warmup_steps=500,
-            precision=self.precision,  # type: ignore[arg-type]
-            ema=(Classic(0.9999),) if self.ema else (),
+            ema=example_average() if self.ema else (),
             channels_last=self.channels_last,
             compile=self.compile,
             log_every=self.block,
-            save_every=1e9,
         )
 
     def task(self, model: Model, text: FrozenText | None) -> DiffusionTask:
         """The example's loss: uniform times, no weights, no dropped captions."""
-        how = DiffusionSettings(draw=UniformDraw(), caption_dropout=0.0)
-        return DiffusionTask(model.network, model.process, text, how)
+        return example_task(model, text)
 
 
 # -- taking turns ----------------------------------------------------------------------------------
@@ -158,15 +151,16 @@ def result(name: str, ours: Sequence[Block], theirs: Sequence[Block], batch: int
     ours, theirs = ours[1:], theirs[1:]
     if not ours or len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} and {len(theirs)} blocks cannot be compared")
-    ratios = [b.seconds / a.seconds for a, b in zip(ours, theirs, strict=True)]
+    mine, other = ([block.seconds for block in blocks] for blocks in (ours, theirs))
+    ratio = ratios(other, mine)  # how many times faster, not how much of its time
     return Result(
         name,
-        batch / statistics.median(block.seconds for block in ours),
-        batch / statistics.median(block.seconds for block in theirs),
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-        statistics.median(b.processor / a.processor for a, b in zip(ours, theirs, strict=True)),
+        batch / spread(mine).median,
+        batch / spread(other).median,
+        ratio.median,
+        ratio.least,
+        ratio.most,
+        ratios([block.processor for block in theirs], [b.processor for b in ours]).median,
     )
 
 
@@ -303,26 +297,12 @@ COMPARISONS: Mapping[str, Callable[[Setup], Iterator[Result]]] = {"step": step, 
 
 def machine(device: torch.device) -> dict[str, object]:
     """Where this was measured, and with what."""
-    names = [
-        line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if "model name" in line
-    ]
-    facts: dict[str, object] = {
-        "processor": (names or [platform.processor()])[0],
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": " ".join(_lines("/proc/loadavg")).split(" ")[:3],
-        "python": platform.python_version(),
-    }
+    found = facts(torch.get_num_threads())
     for module in (torch, diffusers, transformers, accelerate, safelight):
-        facts[module.__name__] = module.__version__
+        found[module.__name__] = module.__version__
     if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
-    return facts
-
-
-def _lines(path: str) -> list[str]:
-    place = Path(path)
-    return place.read_text("utf-8").splitlines() if place.exists() else []
+        found["device"] = torch.cuda.get_device_name(device)
+    return found
 
 
 def say(text: str) -> None:
@@ -352,7 +332,7 @@ def measured(setup: Setup, names: Sequence[str]) -> Iterator[dict[str, object]]:
     """A line of the report for each comparison, printed as it comes."""
     for name in names:
         for found in COMPARISONS[name](setup):
-            load = " ".join(_lines("/proc/loadavg")).split(" ")[0]
+            load = load_average()
             say(
                 row(
                     (
@@ -420,9 +400,9 @@ def main() -> int:
         module.utils.logging.set_verbosity_error()
         module.utils.logging.disable_progress_bar()
     device = torch.device(given.device)
-    facts = machine(device)
+    said = machine(device)
     say(" ".join(("python", *sys.argv)))
-    say(json.dumps(facts) + "\n")
+    say(json.dumps(said) + "\n")
     lines: list[dict[str, object]] = []
     for name in given.shapes:
         shape = SHAPES[name]
@@ -449,7 +429,7 @@ def main() -> int:
                     lines += measured(setup, given.compare)
         say("")
     if given.out is not None:
-        report = {"command": sys.argv, "machine": facts, "lines": lines}
+        report = {"command": sys.argv, "machine": said, "lines": lines}
         write_text(given.out, json.dumps(report, indent=1) + "\n")
     return 0
 

@@ -1,14 +1,20 @@
 """Contenders checked against each other, then timed in turns."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from bench_contenders import Contender
-from bench_twins import GIB, NEAR, TOLERANCE, Setup, first_line, say
+from bench_twins import GIB, Setup, first_line, say
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from safelight.benchmarks.alike import NEAR, TOLERANCE
+from safelight.benchmarks.alike import apart as measured_apart
+from safelight.benchmarks.spread import ratios, spread
+from safelight.benchmarks.turns import block as timed_block
+from safelight.benchmarks.turns import in_turns
+from safelight.engines.placement import dtype_name
 
 Line = dict[str, object]
 
@@ -52,21 +58,21 @@ def compared(
     times = turns(setup, [(one.call, guess) for one, _, guess in able], rounds)
     theirs = next((i for i, (one, _, _) in enumerate(able) if one.name == "diffusers"), None)
     for i, (one, line, guess) in enumerate(able):
-        middle = statistics.median(times[i])
+        found = spread(times[i])
+        middle = found.median
         line |= {
             "who": one.who,
             "ms": round(1e3 * middle, 4),
-            "ms_min": round(1e3 * min(times[i]), 4),
-            "ms_max": round(1e3 * max(times[i]), 4),
-            "rounds": len(times[i]),
+            "ms_min": round(1e3 * found.least, 4),
+            "ms_max": round(1e3 * found.most, 4),
+            "rounds": found.count,
             "calls_a_round": setup.calls(guess),
             "times_diffusers": None,
             "peak_gib": peaks[i],
             "weights_gib": round(one.weights / GIB, 3),
         }
         if theirs is not None:
-            ratios = [b / a for a, b in zip(times[i], times[theirs], strict=True)]
-            line["times_diffusers"] = round(statistics.median(ratios), 4)
+            line["times_diffusers"] = round(ratios(times[theirs], times[i]).median, 4)
         if one.compile_s is not None:
             line["compile_s"] = one.compile_s
         if flops is not None:
@@ -79,14 +85,11 @@ def compared(
 
 def apart(output: Tensor, reference: Tensor) -> Line:
     """How far the output is from the reference's, in its deviations; an error if too far."""
-    away = (output.float() - reference.float()) / reference.float().std()
-    typical = float(away.square().mean()) ** 0.5
-    found: Line = {
-        "apart": round(typical, 6),
-        "apart_largest": round(float(away.abs().max()), 6),
-    }
-    if not typical <= TOLERANCE[reference.dtype]:  # a NaN, too
-        found["error"] = f"other work: {typical:.3g} deviations from Diffusers' output"
+    pair = (tensor.float().cpu().numpy() for tensor in (output, reference))
+    away = measured_apart(*pair, TOLERANCE[dtype_name(reference.dtype)])
+    found: Line = {"apart": round(away.typical, 6), "apart_largest": round(away.largest, 6)}
+    if not away.same:
+        found["error"] = f"other work: {away.typical:.3g} deviations from Diffusers' output"
     return found
 
 
@@ -137,18 +140,11 @@ def turns(
 
     With each call comes about how many seconds it takes.
     """
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for mine, (call, guess) in zip(times, calls, strict=True):
-            mine.append(block(setup, call, setup.calls(guess)))
-    return times
+    return in_turns(
+        [partial(block, setup, call, setup.calls(guess)) for call, guess in calls], rounds
+    )
 
 
 def block(setup: Setup, call: Callable[[], object], count: int) -> float:
     """Seconds a call, of so many one after another; the device is idle before and after."""
-    setup.wait()
-    began = time.perf_counter()
-    for _ in range(count):
-        call()
-    setup.wait()
-    return (time.perf_counter() - began) / count
+    return timed_block(call, count, setup.wait)

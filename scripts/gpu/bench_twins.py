@@ -1,36 +1,26 @@
 """Our networks and Diffusers' with the very same tensors at random, and where they are timed."""
 
-import importlib.util
 import json
 import platform
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import safelight
+from safelight.benchmarks.geometry import SHADE, UNIT, scale_to, small
+from safelight.benchmarks.inputs import inputs
+from safelight.benchmarks.turns import calls_of
 from safelight.checkpoints.model_json import vae_to_json
 from safelight.checkpoints.unet_json import unet_to_json
 from safelight.engines.placement import DTYPES
 from safelight.families import FAMILIES, Family
-from safelight.models.layers import timestep_embedding
 from safelight.models.unet import UNet
 
-HERE = Path(__file__).parent
-spec = importlib.util.spec_from_file_location("random_model", HERE.parent / "random_model.py")
-assert spec is not None and spec.loader is not None
-random_model = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_model)
-
-# Root mean square difference from Diffusers' eager network, in deviations of its output. The
-# largest of millions of differences may be ten times that.
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1.6e-1}
-NEAR = 0.1  # mean difference of two pictures, in deviations of the pixels
 GIB = 1 << 30
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -52,8 +42,7 @@ class Setup:
         return self.device.type == "cuda"
 
     def family(self, name: str) -> Family:
-        family: Family = random_model.small(FAMILIES[name]) if self.small else FAMILIES[name]
-        return family
+        return small(FAMILIES[name]) if self.small else FAMILIES[name]
 
     def side(self, pixels: int) -> int:
         """The side of latents for pictures of this size."""
@@ -71,7 +60,7 @@ class Setup:
 
     def calls(self, seconds: float) -> int:
         """How many calls of so many seconds make a round."""
-        return max(1, round(self.seconds / seconds))
+        return calls_of(seconds, self.seconds)
 
     def wait(self) -> None:
         if self.cuda:
@@ -135,7 +124,8 @@ class Pair:
 def unets(setup: Setup, family: Family, dtype: torch.dtype) -> Pair:
     ours = built(setup, lambda: UNet(family.backbone), dtype)
     given = unet_inputs(setup, family, dtype, batch=2, pixels=512)
-    enlivened(ours.conv_out, lambda: ours(given.latents, given.time, given.context, given.vector))
+    answer = ours(given.latents, given.time, given.context, given.vector)
+    scale_to(ours.conv_out, answer, UNIT)
     if not has_diffusers():
         return Pair(ours, None)
     from diffusers import UNet2DConditionModel
@@ -148,7 +138,7 @@ def unets(setup: Setup, family: Family, dtype: torch.dtype) -> Pair:
 def autoencoders(setup: Setup, family: Family, dtype: torch.dtype) -> Pair:
     ours: Any = built(setup, lambda: family.codec.autoencoder.build(), dtype)
     latents = noise(setup, dtype, 1, family.codec.channels, setup.side(512), setup.side(512))
-    enlivened(ours.decoder.conv_out, lambda: ours.decode(latents), 0.4)
+    scale_to(ours.decoder.conv_out, ours.decode(latents), SHADE)
     if not has_diffusers():
         return Pair(ours, None)
     from diffusers import AutoencoderKL
@@ -163,14 +153,6 @@ def built(setup: Setup, make: Callable[[], Any], dtype: torch.dtype) -> Any:
     with torch.device(setup.device):
         module = make()
     return module.to(dtype).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def enlivened(last: nn.Module, call: Callable[[], Tensor], deviation: float = 1.0) -> None:
-    """Scale the last layer so that outputs have this deviation."""
-    factor = deviation / float(call().float().std())
-    for weight in last.parameters():
-        weight.mul_(factor)
 
 
 def twin(ours: nn.Module, kind: Any, json: Mapping[str, object]) -> nn.Module:
@@ -195,19 +177,18 @@ class UnetInputs:
 def unet_inputs(
     setup: Setup, family: Family, dtype: torch.dtype, batch: int, pixels: int
 ) -> UnetInputs:
-    config, side = family.backbone, setup.side(pixels)
-    latents = noise(setup, dtype, batch, config.in_channels, side, side)
-    context = noise(setup, dtype, batch, 77, config.context_width)
-    time_ = torch.linspace(801, 501, batch, device=setup.device).round()
+    side = setup.side(pixels) * family.codec.factor
+    made = inputs(family, (side, side), batch=batch, guided=False, seed=0)
+
+    def there(name: str) -> Tensor:
+        return made[name].to(setup.device, dtype)
+
     vector = added = None
-    if config.vector_width is not None:
-        width = family.text.size_width
-        pooled = noise(setup, dtype, batch, config.vector_width - 6 * width)
-        sizes = torch.tensor([[1024, 1024, 0, 0, 1024, 1024]] * batch, device=setup.device)
-        sinusoids = timestep_embedding(sizes.float(), width).flatten(1)
-        vector = torch.cat([pooled, sinusoids.to(dtype)], dim=1)
-        added = {"text_embeds": pooled, "time_ids": sizes.to(dtype)}
-    return UnetInputs(latents, time_, context, vector, added)
+    if "vector" in made:
+        vector = there("vector")
+        added = {"text_embeds": there("pooled"), "time_ids": there("sizes")}
+    time_ = made["time"].to(setup.device)
+    return UnetInputs(there("latents"), time_, there("context"), vector, added)
 
 
 def noise(setup: Setup, dtype: torch.dtype, *shape: int) -> Tensor:

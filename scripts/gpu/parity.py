@@ -2,6 +2,7 @@
 """Compare a device with the CPU in float32: parts, then whole pictures, of random small models.
 
     python scripts/gpu/parity.py --device cuda --out parity.jsonl
+    python scripts/gpu/parity.py --device cuda --engine recorded
     python scripts/gpu/parity.py --device cpu    # a dry run: bf16 and fp16 against fp32
 
 One JSON line for each family, part and type: the largest difference in standard deviations of the
@@ -10,7 +11,6 @@ minute on a CPU. Families already in the output file are skipped, so an interrup
 """
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -19,19 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from safelight.benchmarks.geometry import random_model, small
 from safelight.engines.placement import DTYPES, resolve_device
+from safelight.engines.table import EAGER, ENGINES, engined
 from safelight.families import FAMILIES
 from safelight.model import Model
 from safelight.tasks.generate import generate
 from safelight.tasks.picture import pixel_distance
 from safelight.tasks.request import Request
 from safelight.text.spec import Size
-
-HERE = Path(__file__).parent
-spec = importlib.util.spec_from_file_location("random_model", HERE.parent / "random_model.py")
-assert spec is not None and spec.loader is not None
-random_model = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_model)
 
 CHOSEN = ("sd15", "sd2-v", "sdxl", "ssd-1b", "tiny-sd")
 SIDE = 128
@@ -40,6 +36,7 @@ SIDE = 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--engine", default=EAGER, choices=ENGINES, help="what computes it there")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     device = resolve_device(given.device)
@@ -49,22 +46,22 @@ def main() -> None:
     for name in CHOSEN:
         if name in done:
             continue
-        text = "".join(json.dumps(row) + "\n" for row in rows(name, device))
+        text = "".join(json.dumps(row) + "\n" for row in rows(name, device, given.engine))
         sys.stdout.write(text)
         if given.out is not None:
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(text)
 
 
-def rows(name: str, device: torch.device) -> Iterator[dict[str, object]]:
+def rows(name: str, device: torch.device, engine: str) -> Iterator[dict[str, object]]:
     """What one family shows on the device, in every type that the device has."""
-    family = random_model.small(FAMILIES[name])
-    reference = random_model.random_model(family)
+    family = small(FAMILIES[name])
+    reference = random_model(family)
     told = parts(reference)
     (picture,) = generate(reference, request())
     for kind, dtype in DTYPES.items():
-        model = moved(random_model.random_model(family), device, dtype)
-        common = {"family": name, "device": str(device), "dtype": kind}
+        model = engined(moved(random_model(family), device, dtype), engine)
+        common = {"family": name, "device": str(device), "dtype": kind, "engine": engine}
         for part, output in parts(model).items():
             away = (output.cpu().float() - told[part]).abs().max() / told[part].std()
             yield {**common, "part": part, "largest": round(float(away), 6)}

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from safelight.errors import RequestError
 from safelight.preprocessors.filters import Pixels, grey
+from safelight.preprocessors.given import is_lines
 from safelight.preprocessors.kinds import KINDS, kind_of
 from safelight.preprocessors.maps import control_map, misfit, resolve_preprocessor
 from safelight.preprocessors.option import Option
@@ -330,3 +331,14 @@ def test_the_table_loads_neither_torch_nor_opencv() -> None:
         "assert not {'torch', 'cv2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_finished_map_of_lines_is_told_from_pictures() -> None:
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[10, 5:60] = lines[20:50, 30] = 255
+    noise = np.random.default_rng(0).integers(0, 20, lines.shape, dtype=np.uint8)
+    assert is_lines(lines) and is_lines(np.where(lines > 0, lines - noise, noise))
+    black, ramp = np.zeros_like(lines), np.repeat(np.arange(64, dtype=np.uint8) * 4, 192)
+    red = lines * np.array([1, 0, 0], np.uint8)
+    for other in (black, 255 - lines, red, ramp.reshape(lines.shape)):
+        assert not is_lines(other)

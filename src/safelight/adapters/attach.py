@@ -53,6 +53,11 @@ class Attachment:
         """Of each adapter, now."""
         return self._strengths
 
+    @property
+    def folds(self) -> bool:
+        """Whether weights of the networks were read, and are read again for other strengths."""
+        return any(isinstance(site, FoldedSite) for site in self._sites)
+
     @torch.no_grad()
     def set_strengths(self, strengths: Sequence[Strengths]) -> None:
         """Let each adapter act this strongly from now on; a layer whose strengths stay is left.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from safelight.cli.destination import Destination, destination, prepared
 from safelight.cli.display import Display
-from safelight.cli.telling import Told
+from safelight.cli.telling import Told, say
 from safelight.cli.word_maps import NO_MAPS, SavedSheet, WantedMaps, save_sheets
 from safelight.engines.sentinel import watch
 from safelight.model import Model
@@ -26,6 +27,9 @@ from safelight.tasks.resizing import made_larger
 from safelight.tasks.supplies import Supplies, check_pictures
 from safelight.writing import make_folder, write_whole
 
+if TYPE_CHECKING:
+    from safelight.tasks.budget import Planned
+
 
 def draw(
     requests: Sequence[Request],
@@ -34,6 +38,7 @@ def draw(
     save_steps: bool,
     as_json: bool,
     maps: WantedMaps = NO_MAPS,
+    budget: str | None = None,
 ) -> list[Path]:
     """Draw and save all pictures, each as soon as it is finished; returns their files.
 
@@ -44,8 +49,14 @@ def draw(
         models.check(request)
         check_pictures(request, supplies)
         maps.check(request)
+    plans: Sequence[Planned | None] = [None] * len(requests)
+    if budget is not None:
+        from safelight.cli.budgeting import plans_within
+        from safelight.tasks.budget_learning import Trial
+
+        plans = plans_within(budget, requests, models, supplies)
     with prepared(target.folder), Display(requests) as display:
-        for request in requests:
+        for request, plan in zip(requests, plans, strict=True):
             if not request.needs_model:
                 picture = made_larger(request, supplies)
                 path = target.save(picture)
@@ -54,6 +65,11 @@ def draw(
                 saved.append(path)
                 continue
             display.reading(request)
+            trial = None if plan is None else Trial(plan)
+            if plan is not None:
+                request = plan.request
+                with display.paused():
+                    say(f"budget: {plan}")
             model = models.of(request)
             with display.paused():
                 told.tell(apart(request, model, supplies))
@@ -71,6 +87,9 @@ def draw(
                 with display.paused():
                     report(picture, path, told, as_json=as_json, sheets=sheets)
                 saved.append(path)
+            if trial is not None:
+                with display.paused():
+                    say(f"budget: {trial.ended()}")
     return saved
 
 
@@ -85,6 +104,7 @@ class Saving:
     save_steps: bool = False
     as_json: bool = False
     maps: WantedMaps = NO_MAPS
+    budget: str | None = None
 
 
 def draw_as(requests: Sequence[Request], how: Saving) -> list[Path]:
@@ -96,7 +116,14 @@ def draw_as(requests: Sequence[Request], how: Saving) -> list[Path]:
         metadata=how.metadata,
         pictures=sum(request.count for request in requests),
     )
-    return draw(requests, target, save_steps=how.save_steps, as_json=how.as_json, maps=how.maps)
+    return draw(
+        requests,
+        target,
+        save_steps=how.save_steps,
+        as_json=how.as_json,
+        maps=how.maps,
+        budget=how.budget,
+    )
 
 
 def apart(request: Request, model: Model, supplies: Supplies | None = None) -> list[str]:
@@ -189,7 +216,7 @@ class Previews:
             return
         folder = path.with_name(f"{path.stem}-steps")
         make_folder(folder)
-        with watch() as sentinel:
+        with watch(model.placement) as sentinel:
             for number, latents in enumerate(self._latents[self._next], start=1):
                 image = decoded(model, latents.to(model.device), picture.recipe.request, sentinel)
                 write_whole(folder / f"{number:03}.png", _png(to_uint8(image)[0]))

@@ -19,6 +19,7 @@ from safelight.cli.shared_options import (
     StyleNames,
     Styles,
     WildcardFolder,
+    WithinBudget,
     WordMaps,
     Words,
 )
@@ -40,6 +41,7 @@ def edit(
     word_maps: WordMaps = False,
     words: Words = None,
     json: AsJson = False,
+    budget: WithinBudget = None,
     like: Like = None,
     style: StyleNames = None,
     styles: Styles = None,
@@ -74,4 +76,5 @@ def edit(
         dynamic=dynamic,
     )
     maps = wanted_maps(word_maps, words)
-    draw_as(requests_of(wishes), Saving(out, format, quality, metadata, save_steps, json, maps))
+    saving = Saving(out, format, quality, metadata, save_steps, json, maps, budget)
+    draw_as(requests_of(wishes), saving)

@@ -78,7 +78,9 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     if world is not None:
         settings = replace(settings, mix=world.mix)
     given = {name: value for name, value in wanted.drawing.items() if value is not None}
-    base = Request.parse({"prompt": "", **given, "model": wanted.model, "batch": wanted.batch})
+    # the parts are asked one by one, and all the time
+    fixed = {"model": wanted.model, "batch": wanted.batch, "offload": "none"}
+    base = Request.parse({"prompt": "", **given, **fixed})
     models = Models()
     models.check(base)
     path = models.path(base)

@@ -19,6 +19,7 @@ from safelight.cli.shared_options import (
     StyleNames,
     Styles,
     WildcardFolder,
+    WithinBudget,
     WordMaps,
     Words,
 )
@@ -37,6 +38,7 @@ def generate(
     word_maps: WordMaps = False,
     words: Words = None,
     json: AsJson = False,
+    budget: WithinBudget = None,
     like: Like = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="A file with a prompt on each line.")
@@ -67,4 +69,5 @@ def generate(
         dynamic=dynamic,
     )
     maps = wanted_maps(word_maps, words)
-    draw_as(requests_of(wishes), Saving(out, format, quality, metadata, save_steps, json, maps))
+    saving = Saving(out, format, quality, metadata, save_steps, json, maps, budget)
+    draw_as(requests_of(wishes), saving)

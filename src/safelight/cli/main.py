@@ -36,6 +36,8 @@ VERBS: dict[str, str] = {
     "teach": "Teach a model a thing, a style or a word from a few pictures.",
     "evaluate": "Judge a model's pictures, with ceilings and baselines beside.",
     "bench": "Time drawing and training on this machine, beside other libraries.",
+    "serve": "Serve drawing over HTTP: APIs and a page.",
+    "mcp": "Offer drawing as tools of the Model Context Protocol.",
     "models": "List the models on this machine.",
     "download": "Fetch a model: the only command that uses the network.",
 }

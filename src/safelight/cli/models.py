@@ -29,7 +29,8 @@ def models(
     """List the models on this machine: name, family, type, size and hash.
 
     Looks in Safelight's own models folder, in the Hugging Face cache, and in the folders given.
-    Only headers are read. Each name works as `--model NAME`.
+    Only headers are read. Each name works as `--model NAME`, or where what it names belongs:
+    `--vae NAME`, `--control NAME`, `--lora NAME`.
     """
     for extra in folder or ():
         if not extra.is_dir():

@@ -26,6 +26,7 @@ DRAWING = "The drawing"
 MODEL = "The model"
 SEEDS = "Seeds and noise"
 GUIDANCE = "Guidance"
+THRIFT = "Faster, and nearly the same"
 SAMPLING = "Sampler details"
 SCHEDULING = "Schedule details"
 XL = "SDXL's sizes"
@@ -81,6 +82,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("dtype", ("--dtype",), str, "fp32, bf16 or fp16 [fp32 on the CPU, fp16 elsewhere].", MODEL),
     Setting("device", ("--device",), str, "cpu, cuda, cuda:1, xpu or mps [the best there is].", MODEL),
     Setting("engine", ("--engine",), str, "What computes the model: eager [eager].", MODEL),
+    Setting("offload", ("--offload",), str, "Less memory, same bits: none, parts (each is there only while it works), sequential (and the U-Net block by block) [none if that fits].", MODEL),
     Setting("seed", ("--seed",), int, "Seed of the first picture [random].", SEEDS),
     Setting("subseed", ("--subseed",), int, "Seed of a variation [random].", SEEDS),
     Setting("subseed_strength", ("--subseed-strength",), float, "How far towards the variation, 0 to 1.", SEEDS),
@@ -103,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("depth", ("--depth",), str, "Depth models: a grey map in which near is bright.", PICTURE),
     Setting("refiner.model", ("--refiner",), str, "A model that takes over for the last steps.", MODEL),
     Setting("refiner.switch", ("--refiner-switch",), float, "After this share of the noise is gone [0.8].", MODEL),
-    Setting("controls", ("--control",), list[str], "FILE,picture=...,preprocessor=...,scale=...: follow a map; repeatable.", CONTROL),
+    Setting("controls", ("--control",), list[str], "FILE,picture=...,preprocessor=...,scale=...: follow a map; embedded-edges is one that goes with the embedded model; repeatable.", CONTROL),
     Setting("references", ("--reference",), list[str], "PICTURE,fidelity=0.5,...: self-attention looks at it, too (reference_only); repeatable.", CONTROL),
     Setting("image_prompts", ("--image-prompt",), list[str], "FILE,picture=...,scale=...: an IP-Adapter and its pictures; repeatable.", CONTROL),
     Setting("clip", ("--clip",), str, "The CLIP that sees for --mask-text, --clip-guidance and --best-of [the model's own, else the embedded].", CONTROL),
@@ -165,6 +167,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("guidance.pag.layers", ("--pag-layers",), list[str], "Where: mid (default), up, down, or module names; switches PAG on.", GUIDANCE),
     Setting("guidance.sag.scale", ("--sag",), float, "Self-attention guidance scale; switches it on.", GUIDANCE),
     Setting("freeu", ("--freeu",), str, "FreeU's b1,b2,s1,s2, such as 1.5,1.6,0.9,0.2.", GUIDANCE),
+    Setting("reuse.steps", ("--reuse",), float, "Leave out calls that would move the estimate by no more than this share of the noisy latents, such as 0.05 [0].", THRIFT),
+    Setting("reuse.guidance", ("--reuse-guidance",), float, "Leave out the negative prompt's half of calls likewise [0].", THRIFT),
+    Setting("reuse.every", ("--reuse-deep",), int, "Ask the U-Net's deep part in every n-th call alone (DeepCache) [1].", THRIFT),
+    Setting("reuse.blocks", ("--reuse-blocks",), int, "How many of its outermost blocks the other calls ask [1].", THRIFT),
+    Setting("token_merging.ratio", ("--merge-tokens",), float, "Merge this share of the tokens before self-attention, up to 0.75 [0].", THRIFT),
+    Setting("token_merging.levels", ("--merge-levels",), int, "In so many levels of the U-Net, the finest first [1].", THRIFT),
+    Setting("token_merging.parts", ("--merge-parts",), list[str], "Before self (default), cross and feed-forward; repeatable.", THRIFT),
     Setting("sampler_options.eta", ("--eta",), float, "Share of fresh noise [the sampler's own].", SAMPLING),
     Setting("sampler_options.s_churn", ("--s-churn",), float, "Noise added before steps.", SAMPLING),
     Setting("sampler_options.s_tmin", ("--s-tmin",), float, "Lowest sigma at which to churn.", SAMPLING),

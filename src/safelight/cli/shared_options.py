@@ -39,6 +39,14 @@ WildcardFolder = Annotated[
 Dynamic = Annotated[
     bool, typer.Option("--dynamic/--no-dynamic", help="Read {a|b} and __name__ as choices.")
 ]
+WithinBudget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="Time and memory to draw within, such as '60s 4GB' or either: chooses type, parts in "
+        "memory and bands, and says what it expects.",
+    ),
+]
 WordMaps = Annotated[
     bool,
     typer.Option("--word-maps", help="Also save where each word acted, as NAME-words.png."),

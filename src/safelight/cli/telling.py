@@ -31,6 +31,11 @@ def tell(warnings: Sequence[str]) -> None:
         err.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """A line on stderr that warns of nothing."""
+    err.print(shown(line, LINE_LIMIT), markup=False, soft_wrap=True)
+
+
 def console() -> Console:
     """A console on stdout, wide where it is no terminal."""
     made = Console(highlight=False, soft_wrap=True)

@@ -100,7 +100,9 @@ class Vocabulary:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return isinstance(other, Vocabulary) and self.merges == other.merges
+        if not isinstance(other, Vocabulary) or self.size != other.size:
+            return False  # CLIP's merges are not unpacked for a vocabulary that has fewer
+        return self.merges == other.merges
 
     def __hash__(self) -> int:
         return hash(self.size)  # cheap, and equal vocabularies have equal sizes

@@ -1,0 +1,209 @@
+"""Safelight as a contender: the process that does our part of a benchmark.
+
+    python -m safelight.benchmarks.ours
+
+Asked by lines of JSON (`peers.serving`). Nothing heavy is imported before it is asked for, so that
+`load` can tell what importing takes.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from safelight.benchmarks.peers.serving import Json, Work, serve
+from safelight.benchmarks.task import Task, input_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safelight.model import Model
+    from safelight.tasks.request import Request
+
+
+def prepared(asked: Json) -> Work:
+    """What is timed, made ready. Raises what loading, the engine or the request raise."""
+    task = Task(**asked)
+    began = time.perf_counter()
+    import torch
+
+    from safelight.tasks.loading import Models  # noqa: F401  the import is what is timed
+
+    imported = time.perf_counter() - began
+    torch.set_num_threads(task.threads)
+    if task.work == "roofline":
+        from safelight.benchmarks.peaks import measured_peaks
+
+        return Work(lambda: None, facts={"peaks": measured_peaks(task.precision, task.device)})
+    began = time.perf_counter()
+    model = opened(task)
+    facts: Json = {"import_seconds": imported, "load_seconds": time.perf_counter() - began}
+    facts["torch"] = str(torch.__version__)
+    call, read = MAKERS[task.work](task, model)
+    trial = MAKERS[task.work](task.short, model)[0] if task.work in PICTURES else None
+    if task.work != "train":
+        call = torch.no_grad()(call)
+    return Work(call, read, waiter(task.device), facts, trial)
+
+
+def opened(task: Task) -> "Model":
+    """The model, computed by the engine that the task names, as drawing opens it."""
+    from safelight.tasks.loading import Models
+
+    # what learns does so in float32, whatever its products are made in
+    whole = task.work == "train" and not task.adapted
+    asked = request(task).replace(offload="none")  # its parts are timed one by one
+    return Models().of(asked.replace(dtype="fp32") if whole else asked)
+
+
+def waiter(device: str) -> Callable[[], None]:
+    """Returns when the device is done."""
+    import torch
+
+    return torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+
+
+PICTURES = ("picture", "memory")
+Made = tuple[Callable[[], Any], Callable[[Any], Any]]
+
+
+def _input(task: Task, name: str) -> "Tensor":
+    import numpy as np
+    import torch
+
+    loaded = np.load(input_file(task.inputs, name), allow_pickle=False)
+    return torch.from_numpy(loaded).to(task.device)
+
+
+def _array(made: "Tensor") -> Any:
+    return made.detach().float().cpu().numpy()
+
+
+def step(task: Task, model: "Model") -> Made:
+    """One call of the network; of SDXL, with its vector."""
+    from safelight.condition import Condition
+
+    x, time_, context = (_input(task, name) for name in ("latents", "time", "context"))
+    vector = None
+    if model.family.backbone.vector_width is not None:
+        vector = _input(task, "vector")
+    condition = Condition(context, vector)
+    return lambda: model.network(x, time_, condition), _array
+
+
+def decode(task: Task, model: "Model") -> Made:
+    coded = _input(task, "coded")
+    return lambda: model.codec.decode(coded), _array
+
+
+def encode(task: Task, model: "Model") -> Made:
+    """A picture's most probable latents, read as the autoencoder itself has them."""
+    from safelight.benchmarks.inputs import raw
+
+    images = _input(task, "images")
+    return lambda: model.codec.encode(images).mode(), lambda made: _array(
+        raw(model.family, made.cpu())
+    )
+
+
+def text(task: Task, model: "Model") -> Made:
+    """Both prompts, or one without guidance."""
+    import torch
+
+    from safelight.text.spec import Size
+
+    size = Size(task.width, task.height)
+
+    def call() -> "Tensor":
+        made = [model.text.condition(task.prompt, size=size)]
+        if task.guided:
+            made.append(model.text.condition(task.negative, size=size, negative=True))
+        return torch.cat([one.context for one in made])
+
+    return call, _array
+
+
+def picture(task: Task, model: "Model") -> Made:
+    """Pictures from prompts, by the library's own function."""
+    import numpy as np
+
+    from safelight.tasks.generate import generate
+    from safelight.tasks.supplies import Supplies
+
+    asked, supplies = request(task), Supplies()
+
+    def call() -> Any:
+        return list(generate(model, asked, supplies=supplies))
+
+    return call, lambda pictures: np.stack([one.pixels for one in pictures])
+
+
+def request(task: Task) -> "Request":
+    """The task as a request: Euler over evenly spaced times, as all libraries have it."""
+    from safelight.tasks.request import Request
+
+    return Request(
+        prompt=task.prompt,
+        negative_prompt=task.negative if task.guided else "",
+        width=task.width,
+        height=task.height,
+        steps=task.steps,
+        cfg_scale=task.guidance,
+        sampler="Euler",
+        schedule="Uniform",
+        seed=task.seed,
+        noise_source="nv",
+        count=task.batch,
+        batch=task.batch,
+        look_up=False,
+    ).replace(model=task.model, dtype=task.precision, device=task.device, engine=task.how)
+
+
+def command(task: Task, python: str) -> list[str]:
+    """The same as a command line, for `start`."""
+    words = {
+        "--model": task.model,
+        "--size": f"{task.width}x{task.height}",
+        "--steps": str(task.steps),
+        "--cfg": str(task.guidance),
+        "--sampler": "Euler",
+        "--schedule": "Uniform",
+        "--seed": str(task.seed),
+        "--noise": "nv",
+        "--dtype": task.precision,
+        "--device": task.device,
+        "--engine": task.how,
+        "--out": task.png,
+    }
+    if task.guided:
+        words["--negative"] = task.negative
+    flat = [word for pair in words.items() for word in pair]
+    return [python, "-m", "safelight", "generate", task.prompt, *flat]
+
+
+def train(task: Task, model: "Model") -> Made:
+    from safelight.benchmarks.train_step import training
+
+    return training(task, model)
+
+
+MAKERS: dict[str, Callable[[Task, "Model"], Made]] = {
+    "step": step,
+    "decode": decode,
+    "encode": encode,
+    "text": text,
+    "picture": picture,
+    "memory": picture,
+    "load": lambda task, model: (lambda: None, lambda made: made),
+    "overhead": step,
+    "train": train,
+}
+
+
+def main() -> None:
+    from safelight.benchmarks.peers.profiling import profiled
+
+    serve(prepared, {"profile": profiled})
+
+
+if __name__ == "__main__":
+    main()
