@@ -124,20 +124,28 @@ def main() -> int:
     parser.add_argument(
         "--measured", metavar="NAME=FOLDER", action="append", default=[], help=", ".join(COMPANIONS)
     )
-    parser.add_argument("--step", type=int, help="of the diffusion run's weights [its result's]")
+    parser.add_argument(
+        "--step",
+        metavar="STAGE=STEP",
+        action="append",
+        default=[],
+        help="of weights [the result's]",
+    )
     parser.add_argument("--cutouts", type=Path, nargs="+", required=True)
     parser.add_argument("--teacher", type=Path, help="of scripts/teach_text.py")
     parser.add_argument("--model", type=Path, default=TARGET, help=f"[{TARGET}]")
     given = parser.parse_args()
-    folders, machines, measured = (
+    folders, machines, measured, steps = (
         dict(text.split("=", 1) for text in texts if "=" in text)
-        for texts in (given.run, given.on, given.measured)
+        for texts in (given.run, given.on, given.measured, given.step)
     )
     if missing := [recipe for recipe in RECIPES if recipe not in folders]:
         parser.error(f"--run {missing[0]}=FOLDER is missing")
+    if bad := [text for text in given.step if not text.partition("=")[2].isdigit()]:
+        parser.error(f"--step {bad[0]} is not STAGE=STEP, such as diffusion=8000")
     try:
         runs = {
-            stage: run_of(stage, Path(folder), given.step if stage == "diffusion" else None)
+            stage: run_of(stage, Path(folder), int(steps[stage]) if stage in steps else None)
             for stage, folder in folders.items()
         }
         records = Records(

@@ -94,9 +94,12 @@ def trained(records: Records, recipe: str) -> list[str]:
     machine = records.machines.get(run.stage)
     where = "" if machine is None else f" on {machine}"
     scenes = f"{int(str(run.config['data.count'])):,} scenes of the drawings below"
+    planned = int(str(run.config["training.steps"]))
+    done = f"{run.steps:,} steps" if run.steps == planned else f"{run.steps:,} of {planned:,} steps"
     return [
-        f"It learned from {scenes}, the model staying as it is: {run.steps:,} steps of "
-        f"{run.config['training.batch_size']}{time}{where}. The command stands among the others."
+        f"It learned from {scenes}, the model staying as it is: {done} of "
+        f"{run.config['training.batch_size']} scenes{time}{where}. The command stands among the "
+        "others."
     ]
 
 

@@ -58,7 +58,7 @@ def ways_of(
     own: Mapping[str, object], fewer: Sequence[int], lora: Path | None, lora_steps: Sequence[int]
 ) -> list[Way]:
     """The model with its own settings, with fewer steps, and with the LoRA."""
-    ways = [Way("the model's own settings", "own", own)]
+    ways = [Way("as it is made to be drawn with", "own", own)]
     ways += [Way(f"{n} steps", f"{n}", {"steps": n}) for n in fewer]
     if lora is not None:
         digest = sha256(lora)[:8]
@@ -140,7 +140,7 @@ def main() -> int:
     parser = arguments(__doc__, count=150, out="out/few-steps")
     parser.add_argument("--lora", help="its file, or its name")
     parser.add_argument("--lora-steps", type=int, nargs="+", default=[4], help="with it [4]")
-    parser.add_argument("--fewer", type=int, nargs="*", default=[8, 4], help="without it [8 4]")
+    parser.add_argument("--fewer", type=int, nargs="*", default=[4, 8], help="without it [4 8]")
     given = parser.parse_args()
     try:
         if given.count < 1:

@@ -153,7 +153,7 @@ def test_the_card_says_what_it_is_and_how_it_learned(packed: Path, tmp_path: Pat
     text = text_of(packed, write_run(tmp_path / "run"), machines=machines)
     size = sum(path.stat().st_size for path in (packed / COMPANIONS[EDGES]).iterdir())
     assert f"{size / 1e6:.1f} MB" in text and "soft_edge, detail 1.5, gain 2.0" in text
-    assert "200 steps of 16, in 7 min on two cores" in text
+    assert "200 of 5,000 steps of 16 scenes, in 7 min on two cores" in text
     assert "| samples | 1,600 | 3,200 |" in text
     assert "| held-out loss | 0.01 | 0.005 |" in text
     assert "| edge F1 of 16 previews | 0.9 | 0.95 |" in text

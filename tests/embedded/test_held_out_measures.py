@@ -225,7 +225,7 @@ def test_few_steps_are_measured_with_a_lora_and_without(
     rows = cells(table)
     assert [row[0] for row in rows[2:]] == [
         few.REAL,
-        "the model's own settings",
+        "as it is made to be drawn with",
         "2 steps",
         "1 steps with the LoRA",
         "2 steps with the LoRA",

@@ -29,6 +29,8 @@ from safelight.models.tiling import Bands, by_bands
 from safelight.models.unet import UNet, UNetConfig, heads_of_width
 from safelight.models.unet_configs import KOALA_700M, SD15, SDXL, TINY_SD
 
+pytestmark = pytest.mark.slow
+
 
 class Alive(TorchDispatchMode):
     """The most bytes in storages that were born while it is entered and alive together."""
@@ -61,6 +63,15 @@ class Alive(TorchDispatchMode):
     def _died(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.now -= size
+
+
+def unfolded(network: nn.Module) -> nn.Module:
+    """The network without gradients, but for layers whose kernels would be folded and kept."""
+    network.requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, Upsample):
+            module.conv.weight.requires_grad_(True)
+    return network
 
 
 def alive(network: nn.Module, *given: torch.Tensor, call: Callable[[], object]) -> float:
@@ -97,7 +108,6 @@ def _nothing_of_constant_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """What kernels take for a moment and what they remember is much beside maps this small."""
     monkeypatch.setattr(cpu_attention, "SCORES", 2**10)
     monkeypatch.setattr(cpu_attention, "FEWEST_ROWS", 8)
-    monkeypatch.setattr(Upsample, "_folds", lambda *_: False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -107,14 +117,16 @@ def test_a_unets_maps_are_nearly_those_that_are_alive(
     name: str, size: tuple[int, int], dtype: torch.dtype
 ) -> None:
     config = NARROW[name]
-    unet = UNet(config).to(dtype).requires_grad_(False)
+    unet = unfolded(UNet(config).to(dtype))
     x = torch.randn(2, 4, *size).to(dtype)
     context, time = torch.randn(2, 4, config.context_width).to(dtype), torch.full((2,), 500.0)
     vector = None
     if config.vector_width is not None:
         vector = torch.randn(2, config.vector_width).to(dtype)
     found = alive(unet, x, context, call=lambda: unet(x, time, context, vector))
-    assert unet_maps(config, size, 2) == pytest.approx(found, rel=0.25)
+    # PyTorch's group norm copies some maps of a half type to float32 for a moment
+    near = 0.25 if dtype == torch.float32 else 0.4
+    assert unet_maps(config, size, 2) == pytest.approx(found, rel=near)
 
 
 CODERS = [
@@ -125,7 +137,8 @@ CODERS = [
 
 @pytest.mark.parametrize("config", CODERS)
 def test_an_autoencoders_maps_are_nearly_those_that_are_alive(config: AutoencoderConfig) -> None:
-    coder = Autoencoder(config).requires_grad_(False)
+    coder = Autoencoder(config)
+    unfolded(coder)
     latents = torch.randn(1, 4, 16, 24)
     images = torch.randn(1, 3, 16 * config.factor, 24 * config.factor)
     decoding = alive(coder, latents, call=lambda: coder.decode(latents))
@@ -136,7 +149,8 @@ def test_an_autoencoders_maps_are_nearly_those_that_are_alive(config: Autoencode
 
 @pytest.mark.parametrize("config", CODERS)
 def test_bands_keep_what_is_said(config: AutoencoderConfig) -> None:
-    coder = Autoencoder(config).requires_grad_(False)
+    coder = Autoencoder(config)
+    unfolded(coder)
     latents = torch.randn(1, 4, 32, 32)
     whole = alive(coder, latents, call=lambda: coder.decode(latents))
     found = alive(coder, latents, call=lambda: by_bands(coder.decode, latents, Bands(256)))

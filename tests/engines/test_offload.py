@@ -20,6 +20,8 @@ from safelight.engines.sentinel import watch
 from safelight.errors import FileError
 from safelight.model import Model
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -26,6 +26,8 @@ from safelight.tasks.replay import runnable
 from safelight.tasks.request import Request
 from safelight.tasks.supplies import Supplies
 
+pytestmark = pytest.mark.slow
+
 OFFLOADS = ("parts", "sequential")
 
 

@@ -62,11 +62,56 @@ def _nothing() -> None:
     return None
 
 
+def _openvino_missing() -> str | None:
+    from safelight.engines.openvino_runtime import missing
+
+    return missing()
+
+
+def _openvino(model: "Model") -> "Model":
+    from safelight.engines.openvino import applied
+
+    return applied(model)
+
+
+def _int8_weights(model: "Model") -> "Model":
+    from safelight.engines.int8_weights import int8_weights
+
+    return int8_weights(model)
+
+
+def _int8_sink() -> "Sink":
+    from safelight.engines.int8_weights import Int8Sink
+
+    return Int8Sink()
+
+
+def _to_int8(network: "nn.Module") -> None:
+    from safelight.engines.int8_weights import to_int8
+
+    to_int8(network)
+
+
 ENGINES = MappingProxyType(
     {
         engine.name: engine
         for engine in (
             Engine(EAGER, "PyTorch's modules, as they are", _nothing, lambda model: model),
+            Engine(
+                "openvino",
+                "Intel's runtime: a graph for each size, in fp32 or bf16",
+                _openvino_missing,
+                _openvino,
+            ),
+            Engine(
+                "int8-weights",
+                "weights in eight bits, multiplied as the type asked for: less memory, not quicker",
+                _nothing,
+                _int8_weights,
+                exact=False,
+                sink=_int8_sink,
+                network=_to_int8,
+            ),
         )
     }
 )

@@ -6,6 +6,7 @@ user left the number type open, bfloat16 with the same means; and engines that r
 the request itself allows a drift (`--preset fast`). The first that fits is taken.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -216,10 +217,12 @@ def told_time(seconds: float) -> str:
 
 def told_bytes(count: float) -> str:
     """A size of memory for people."""
+    if count < 1e9:
+        return f"{count / 1e6:.0f} MB"
     return f"{count / 1e9:.2f} GB" if count < 10e9 else f"{count / 1e9:.1f} GB"
 
 
 def _as_option(budget: Budget) -> str:
-    parts = [] if budget.seconds == float("inf") else [f"{budget.seconds:.0f}s"]
-    parts += [] if budget.nbytes == float("inf") else [f"{budget.nbytes / 1e9:.2f}GB"]
+    parts = [] if budget.seconds == float("inf") else [f"{math.ceil(budget.seconds)}s"]
+    parts += [] if budget.nbytes == float("inf") else [told_bytes(budget.nbytes).replace(" ", "")]
     return " ".join(parts)

@@ -215,9 +215,7 @@ def bytes_of(
         weights = unet + texts + codec
         most = weights + max(steps, coding) * item * SLACK
     else:
-        most = max(
-            texts, unet + steps * item * SLACK, codec + coding * item * SLACK
-        )
+        most = max(texts, unet + steps * item * SLACK, codec + coding * item * SLACK)
     return base + most + WORKSPACE
 
 

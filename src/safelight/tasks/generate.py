@@ -136,6 +136,7 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     FileError for one that leads to none.
     """
     supplies = supplies or Supplies()
+    check_engine(model, request)
     request = settled_controls(_named(request, model, supplies))
     if model.family.hint.stated:
         request = request.suited(model.family.hint.settings())
@@ -148,7 +149,6 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     if exact is None:
         exact = model.device.type == "cpu" and model.dtype == torch.float32
     check_scale(request, own)
-    check_engine(model, request)
     check_thrift(model, request)
     largest = check_large(request.replace(width=width, height=height), model)
     tile = request.tile_vae if request.tile_vae is not None else largest > LARGE
