@@ -11,6 +11,7 @@ export default defineConfig({
     emptyOutDir: true,
     assetsInlineLimit: 0, // the page's policy allows no data: scripts or styles
     modulePreload: { polyfill: false },
+    chunkSizeWarningLimit: 700, // kB; one file, asked for once
     rollupOptions: {
       output: {
         entryFileNames: "assets/page.js",
