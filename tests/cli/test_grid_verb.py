@@ -139,16 +139,16 @@ def test_choices_of_a_prompt_are_made_by_the_seed_as_in_generate(
 def test_models_can_be_an_axis_and_each_is_read_once(
     safelight: Cli, shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safelight.tasks import loading
+    from safelight.tasks import placing
 
     read: list[str] = []
-    load = loading.load
+    load = placing.load
 
     def counted(path: Path, **options: object) -> object:
         read.append(path.name)
         return load(path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loading, "load", counted)
+    monkeypatch.setattr(placing, "load", counted)
     names = f"model={shelf / 'sd15.safetensors'},{shelf / 'half.safetensors'}"
     ran = safelight("grid", "a", *SMALL, "-x", names, "-y", "cfg=1,2,3", "-o", "s.png")
     assert ran.code == 0, ran.err

@@ -257,12 +257,12 @@ def test_a_prompt_beyond_the_limit_of_chunks_is_refused_not_cut(
 def test_what_nobody_thought_of_is_one_line_too(
     safelight: Cli, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safelight.tasks import loading
+    from safelight.tasks import placing
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(loading, "load", broken)
+    monkeypatch.setattr(placing, "load", broken)
     ran = safelight("generate", "a", "-m", model, *SMALL)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert ran.err.startswith("error: unexpected RuntimeError: first line (set SAFELIGHT_DEBUG=1")

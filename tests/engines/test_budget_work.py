@@ -29,6 +29,8 @@ from safelight.models.unet_configs import (
     X4_UPSCALER,
 )
 
+pytestmark = pytest.mark.slow
+
 # the structure of each kind, narrow
 NARROW: dict[str, UNetConfig] = {
     "sd15": replace(SD15, channels=(32, 64, 96, 96), heads=(4, 4, 4, 4), context_width=48),

@@ -168,6 +168,7 @@ def test_a_model_built_on_meta_works_once_its_weights_are_assigned(codec):
     with torch.device("meta"):
         empty = FACTOR_8.build()
     empty.autoencoder.load_state_dict(codec.autoencoder.state_dict(), assign=True)
+    empty.autoencoder.train(codec.autoencoder.training)
     latents = random(1, 4, 2, 2)
     assert torch.equal(empty.decode(latents), codec.decode(latents))
 

@@ -77,7 +77,7 @@ def test_kernels_are_summed_before_they_are_rounded() -> None:
 
 def layer(channels: int = 16) -> Upsample:
     torch.manual_seed(0)
-    return Upsample(channels).requires_grad_(False)
+    return Upsample(channels).requires_grad_(False).eval()
 
 
 def folds(up: Upsample, x: Tensor, **size: tuple[int, int]) -> bool:
@@ -99,7 +99,8 @@ def test_a_layer_folds_where_nothing_else_acts_on_it() -> None:
     assert not folds(up, x)
     del up.conv.deltas["one"]
     assert folds(up, x)
-    up.requires_grad_(True)
+    assert not folds(up.train(), x)
+    up.eval().requires_grad_(True)
     with torch.no_grad():
         assert not folds(up, x)  # it learns: its weights change at every step
 

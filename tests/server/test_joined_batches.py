@@ -14,6 +14,8 @@ from safelight.tasks.picture import Picture, pixel_distance
 from safelight.tasks.request import Request
 from safelight.tasks.supplies import Supplies
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("a red apple", "two green pears on a table", "")
 LONG = ", ".join(f"a very old thing of number {n}" for n in range(20))
 

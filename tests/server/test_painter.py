@@ -27,6 +27,8 @@ from safelight.tasks.picture import pixel_distance
 from safelight.tasks.request import Request
 from server_fake import run, settings
 
+pytestmark = pytest.mark.slow
+
 
 def service_of(out: Path, models: Path, **changes: object) -> Service:
     given: dict[str, object] = {"folders": (models,), "model": "one", "preview_every": 1}

@@ -25,6 +25,8 @@ from safelight.tasks.picture import Picture, open_picture, pixel_distance
 from safelight.tasks.recipe import Recipe
 from safelight.tasks.request import Request
 
+pytestmark = pytest.mark.slow
+
 KINDS: dict[str, dict[str, object]] = {
     "steps": {"reuse": {"steps": 0.3}},
     "guidance": {"reuse": {"guidance": 0.5}},

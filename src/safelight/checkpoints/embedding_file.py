@@ -18,7 +18,6 @@ from safelight.checkpoints.finite import check_finite
 from safelight.checkpoints.kinds import kind_of
 from safelight.checkpoints.weight_file import TensorInfo, WeightFile
 from safelight.errors import CheckpointError
-from safelight.families import Family
 from safelight.model import Model
 from safelight.printable import shown
 from safelight.text.embeddings import Embedding
@@ -85,19 +84,21 @@ def embedding_for(model: Model, file: EmbeddingFile, word: str | None = None) ->
     itself names is understood, too. SDXL's refiner takes the second of SDXL's tables.
     Raises CheckpointError naming both families if the widths are others.
     """
-    tables = fitting_tables(file, model.family)
+    widths = [encoder.config.width for encoder in model.text.encoders]
+    tables = fitting_tables(file, widths, model.family.label)
     device = model.text.encoders[0].text_model.embeddings.token_embedding.weight.device
     return Embedding(spoken_words(file, word), tuple(table.to(device) for table in tables))
 
 
-def fitting_tables(file: EmbeddingFile, family: Family) -> tuple[Tensor, ...]:
-    """The table (n, D) of each text encoder of a family. Raises CheckpointError naming both."""
-    widths = tuple(role.encoder.width for role in family.text.roles)
+def fitting_tables(file: EmbeddingFile, widths: Sequence[int], label: str) -> tuple[Tensor, ...]:
+    """The table (n, D) for each text encoder of a model of these widths.
+
+    Raises CheckpointError naming both families."""
     tables = _fitting(file.tables, widths)
     if tables is None:
         raise CheckpointError(
             f"{shown(file.path.name)} is a textual inversion for {file.made_for}, but the loaded "
-            f"model is {family.label} ({_numbers(widths)}); take one made for it"
+            f"model is {label} ({_numbers(widths)}); take one made for it"
         )
     return tables
 

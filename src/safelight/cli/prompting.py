@@ -155,7 +155,8 @@ def _learned(texts: Sequence[str], family: "Family | None") -> dict[str, tuple[i
         group = embedding(text)
         read = read_embedding(find_addon("embedding", str(group["file"]), None))
         if family is not None:
-            fitting_tables(read, family)
+            widths = [role.encoder.width for role in family.text.roles]
+            fitting_tables(read, widths, family.label)
         word = group.get("word")
         ids = tuple(range(at, at + read.length))
         triggers |= dict.fromkeys(spoken_words(read, None if word is None else str(word)), ids)

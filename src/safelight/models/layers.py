@@ -129,6 +129,10 @@ class Conv2d(nn.Conv2d):
             above, aside = (int(p) for p in padding)
             x = _padded(x, self.wrap, (aside, aside, above, above))
             padding = (0, 0)
+        if self.training:
+            # what learns keeps its kernels where no gradient is recorded, too: else the bits of a
+            # training would hang on who was frozen when
+            return F.conv2d(x, weight, bias, self.stride, padding)
         return convolution(x, weight, bias, self.stride, padding)  # type: ignore[arg-type]
 
 
@@ -445,7 +449,8 @@ def of_enlarged(conv: Conv2d, x: Tensor, size: tuple[int, int] | None = None) ->
 def _folds(conv: Conv2d, x: Tensor) -> bool:
     """Whether doubling is best folded into the convolution; never while its weight learns."""
     return (
-        not conv.weight.requires_grad
+        not conv.training
+        and not conv.weight.requires_grad
         and not (conv.wrap or conv.deltas or conv.changes)
         and cpu_convolution.served(conv.weight, conv.bias)
         and not recorded(x)
