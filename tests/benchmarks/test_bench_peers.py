@@ -18,7 +18,7 @@ from safelight.benchmarks.contenders import PEERS, Contender, contenders
 from safelight.benchmarks.report import Line
 from safelight.benchmarks.task import Task
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 TINY = Asked(
     geometry="tiny", size=(64, 64), steps=2, rounds=2, threads=1, works=("step",), force=True
 )

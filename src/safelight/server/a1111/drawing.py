@@ -53,7 +53,7 @@ async def drawn(
         )
     pictures = [await service.opened(id, owner) for _, id in over.pictures]
     images: list[str] = []
-    if drawing.send:
+    if drawing.send and pictures:
         for _, id in over.pictures:
             images.append(_text(await service.picture_bytes(id, owner)))
         images += await _maps(service, over.request, drawing, owner)
