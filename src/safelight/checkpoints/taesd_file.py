@@ -96,5 +96,8 @@ class _Below(Closes):
     def read(self, name: str, *, dtype: torch.dtype | None = None, copy: bool = False) -> Tensor:
         return self._file.read(name.removeprefix(self._prefix), dtype=dtype, copy=copy)
 
+    def unmap(self) -> None:
+        self._file.unmap()
+
     def close(self) -> None:
         self._file.close()
