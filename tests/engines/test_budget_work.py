@@ -89,7 +89,7 @@ def test_a_unets_work_is_what_is_counted_of_it(name: str, size: tuple[int, int])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd21", "sdxl-refiner"])
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd2-v", "sdxl-refiner"])
 def test_the_work_of_published_unets_is_what_is_counted_of_them(name: str) -> None:
     config = FAMILIES[name].backbone
     assert unet_work(config, (64, 64), 2).total == asked(config, (64, 64), 2, 77)
