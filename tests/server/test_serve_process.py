@@ -139,9 +139,9 @@ def test_status_stays_quick_while_it_draws(server: Served) -> None:
 @pytest.mark.slow
 def test_a_stream_that_ends_early_cancels_the_job_it_holds(server: Served) -> None:
     server.ready()
-    answer = server.ask(
-        "POST", "/api/jobs?hold=connection", {"prompt": "x", "steps": 200, "width": 256}
-    )
+    # longer than a job is held without a connection
+    long = {"prompt": "x", "steps": 200, "width": 768, "height": 768}
+    answer = server.ask("POST", "/api/jobs?hold=connection", long)
     id = answer.json()["id"]
     host, port = server.url.removeprefix("http://").split(":")
     with closing(socket.create_connection((host, int(port)))) as line:
