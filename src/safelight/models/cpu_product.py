@@ -35,7 +35,8 @@ def plain(*tensors: Tensor) -> bool:
     They must be tensors of one type, on a CPU, as they are, and not seen by a compiler, an
     exporter, a transform or autocast.
     """
-    if not READY or not torch._C._get_mkldnn_enabled():
+    # Compilers and exporters see through PyTorch's own operators only, and not through questions.
+    if not READY or torch.compiler.is_compiling() or not torch._C._get_mkldnn_enabled():
         return False
     dtype = tensors[0].dtype
     for x in tensors:  # asked at every layer: a loop costs half of what a generator does
@@ -43,8 +44,6 @@ def plain(*tensors: Tensor) -> bool:
             return False
     return not (
         torch.is_autocast_enabled("cpu")
-        # Compilers and exporters see through PyTorch's own operators only.
-        or torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
     )

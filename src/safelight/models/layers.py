@@ -253,9 +253,9 @@ def added_to_own(own: Tensor, other: Tensor) -> Tensor:
 def _alone(*tensors: Tensor) -> bool:
     """Whether nobody sees what is done in the place of these: no gradient, compiler or map."""
     return (
-        all(type(x) is Tensor for x in tensors)
+        not torch.compiler.is_compiling()
+        and all(type(x) is Tensor for x in tensors)
         and not recorded(*tensors)
-        and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
         and not torch._C._are_functorch_transforms_active()
     )
