@@ -29,6 +29,7 @@ from held_out import (
     paired,
     pixels_of,
     seconds_of,
+    shown_rows,
     weights_of,
     with_error,
 )
@@ -38,7 +39,6 @@ from safelight.cli.evaluate_questions import SEEN, Asked
 from safelight.clip.pair import ClipPair
 from safelight.errors import RequestError, SafelightError
 from safelight.evaluation.report import Table, table_lines
-from safelight.evaluation.sheets import sheet
 from safelight.measures.facts import Facts
 from safelight.tasks.request import Request
 from safelight.tasks.seeing import clip_of
@@ -48,7 +48,6 @@ from safelight.writing import write_text, write_whole
 
 SPLITS = (SEEN, HELDOUT_COMBO, "heldout_background")
 REAL, PLAIN = "real pictures", "without"
-SHOWN = 8  # pairs on the sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +205,6 @@ def cost_of(items: Sequence[Asked], out: Path, ways: Sequence[Guided]) -> str:
         whole = median([seconds_of(file) for file in files])
         told.append(f"{whole:.2f} with {way.kind}, of which {own:.2f} for the CLIP's gradient")
     return f"Seconds a picture (median): {'; '.join(told)}."
-
-
-def shown_rows(items: Sequence[Asked], made: Mapping[str, Sequence[Pixels]]) -> bytes:
-    """A sheet of the first captions: a row without, and below it one for each way with guidance."""
-    few = range(min(SHOWN, len(items)))
-    pictures = [row[n] for row in made.values() for n in few]
-    captions = [f"{kind}: {items[n].question.prompt}" for kind in made for n in few]
-    return sheet(as_batch(pictures), columns=len(few), captions=captions, lines=3)
 
 
 def main() -> int:

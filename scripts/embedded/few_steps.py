@@ -24,6 +24,7 @@ from held_out import (
     bench,
     draw,
     pixels_of,
+    shown_rows,
     weights_of,
 )
 
@@ -34,7 +35,6 @@ from safelight.diffusion.samplers import resolve_sampler
 from safelight.errors import FileError, RequestError, SafelightError
 from safelight.evaluation.composition import Answer, Composition, judged, score
 from safelight.evaluation.report import Table, table_lines
-from safelight.evaluation.sheets import sheet
 from safelight.printable import shown
 from safelight.tasks.metadata.reader import read_settings
 from safelight.tasks.request import Request
@@ -42,7 +42,6 @@ from safelight.writing import write_text, write_whole
 
 CHECKS = ("concept", "concept top 5", "style", "background", "count")
 REAL = "real pictures"
-SHOWN = 8  # captions on the sheet
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +125,6 @@ def table_of(told: Mapping[str, Composition], calls: Mapping[str, int], count: i
     }
     columns = (*CHECKS, "composition", "calls of the U-Net")
     return Table(f"{count} captions", columns, rows)
-
-
-def shown_rows(items: Sequence[Asked], made: Mapping[str, Sequence[Pixels]]) -> bytes:
-    """A sheet of the first captions: a row for each way."""
-    few = range(min(SHOWN, len(items)))
-    pictures = [row[n] for row in made.values() for n in few]
-    captions = [f"{name}: {items[n].question.prompt}" for name in made for n in few]
-    return sheet(as_batch(pictures), columns=len(few), captions=captions, lines=3)
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from safelight.checkpoints.folders import read_json
 from safelight.cli.evaluate_questions import SEEN, SPLITS, Asked, asked
 from safelight.cli.evaluate_scenes import cutouts_at, rendered
 from safelight.errors import FileError
-from safelight.evaluation.sheets import to_bytes
+from safelight.evaluation.sheets import sheet, to_bytes
 from safelight.model import Model
 from safelight.printable import shown
 from safelight.tasks.generate import generate
@@ -34,6 +34,7 @@ from safelight.writing import make_folder, write_text
 
 HELD_OUT = tuple(name for name in SPLITS if name != SEEN)
 SETTINGS = "settings.json"
+SHOWN = 8  # captions on a sheet
 Pixels = NDArray[np.uint8]
 
 
@@ -163,6 +164,14 @@ def seconds_of(path: Path) -> float:
 def as_batch(pictures: Sequence[Pixels]) -> Tensor:
     """Pictures (S, S, 3) as a batch (N, 3, S, S) in [-1, 1]."""
     return torch.from_numpy(np.stack(pictures)).movedim(-1, 1).float() / 127.5 - 1
+
+
+def shown_rows(items: Sequence[Asked], made: Mapping[str, Sequence[Pixels]]) -> bytes:
+    """A sheet of the first captions, a PNG: a row for each way in which they were drawn."""
+    few = range(min(SHOWN, len(items)))
+    pictures = [row[n] for row in made.values() for n in few]
+    captions = [f"{name}: {items[n].question.prompt}" for name in made for n in few]
+    return sheet(as_batch(pictures), columns=len(few), captions=captions, lines=3)
 
 
 def with_error(values: Tensor, digits: int = 3) -> str:

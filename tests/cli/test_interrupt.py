@@ -105,6 +105,8 @@ def test_a_real_signal_ends_a_real_process_with_130(place: Path, model: Path) ->
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # a shell's background jobs, such as a whole test run, inherit that it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert started.stdout is not None
     told = [started.stdout.readline(), started.stdout.readline()]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from narrow_unets import NARROW
 from safelight.engines.budget_work import (
     Work,
     decoder_work,
@@ -19,45 +20,12 @@ from safelight.families import FAMILIES
 from safelight.models.autoencoder import KL_F4, Autoencoder, AutoencoderConfig
 from safelight.models.blank import blank
 from safelight.models.clip import CLIP_L, OPENCLIP_BIGG, ClipText
-from safelight.models.unet import UNet, UNetConfig, heads_of_width
+from safelight.models.unet import UNet, UNetConfig
 from safelight.models.unet_configs import (
-    KOALA_700M,
     SD15,
-    SDXL,
-    SSD_1B,
-    TINY_SD,
-    X4_UPSCALER,
 )
 
 pytestmark = pytest.mark.slow
-
-# the structure of each kind, narrow
-NARROW: dict[str, UNetConfig] = {
-    "sd15": replace(SD15, channels=(32, 64, 96, 96), heads=(4, 4, 4, 4), context_width=48),
-    "sdxl": replace(
-        SDXL,
-        channels=(32, 64, 128),
-        heads=heads_of_width((32, 64, 128)),
-        context_width=64,
-        vector_width=40,
-    ),
-    "ssd": replace(
-        SSD_1B,
-        channels=(32, 64, 128),
-        heads=heads_of_width((32, 64, 128)),
-        context_width=64,
-        vector_width=40,
-    ),
-    "koala": replace(
-        KOALA_700M,
-        channels=(32, 64, 128),
-        heads=heads_of_width((32, 64, 128)),
-        context_width=64,
-        vector_width=40,
-    ),
-    "tiny": replace(TINY_SD, channels=(32, 64, 96), heads=(4, 4, 4), context_width=48),
-    "x4": replace(X4_UPSCALER, channels=(32, 64, 64, 96), heads=(4,) * 4, context_width=48),
-}
 
 
 def counted(call: object) -> int:

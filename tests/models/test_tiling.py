@@ -146,15 +146,19 @@ def spent(codec: Codec, what: str, tile: Bands | Tiles | None) -> LiveMemory:
     return memory
 
 
-@pytest.mark.parametrize(("what", "share"), [("decode", 0.93), ("encode", 1.0)])
-def test_bands_take_no_more_memory_and_hardly_more_work(what, share):
+@pytest.mark.parametrize(("what", "maps"), [("decode", 4.5), ("encode", 3.2)])
+def test_bands_take_less_memory_and_hardly_more_work(what, maps):
     """Widths are in the proportions of the published ones. In one piece, decoding peaks at 5 maps
-    of the narrowest width (input and norm, of twice that width, and what is made of it) and
-    encoding at 3; in bands at 4 (input, middle and result of a residual block) and 3. What oneDNN
-    takes besides is not seen here: it is more for a whole map than for a band."""
-    codec = built(AutoencoderConfig(widths=(4, 8, 16, 16), groups=4))
+    of the narrowest width (input and norm of twice that width, and what is made of it) and
+    encoding at 4; in bands they peak at 4 (input, middle and result of a residual block) and 3.
+    Without the middle's attention: its scores, 4 MiB, are nothing beside maps of true width."""
+    shape = AutoencoderConfig(widths=(4, 8, 16, 16), groups=4, mid_attention=False)
+    codec = built(shape)
+    codec.autoencoder.eval()
     whole, bands = spent(codec, what, None), spent(codec, what, Bands(512))
-    assert bands.peak <= share * whole.peak
+    narrowest = 4 * 256 * 256 * 4  # bytes of a map of 4 channels
+    assert bands.peak <= maps * narrowest
+    assert bands.peak <= 0.85 * whole.peak
     assert bands.work <= 1.25 * whole.work
 
 

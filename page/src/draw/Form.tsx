@@ -1,5 +1,5 @@
 // The settings of a drawing. Nothing that is left alone is sent: the server's defaults hold, and
-// stand as placeholders.
+// are shown in grey.
 
 import { Accordion, Button, Group, SimpleGrid, Stack, Textarea } from "@mantine/core";
 

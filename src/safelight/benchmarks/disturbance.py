@@ -44,7 +44,7 @@ def moment(stat: str | None = None) -> Moment:
     words = next((line.split()[1:] for line in text.splitlines() if line.startswith("cpu ")), [])
     if len(words) < len(_FIELDS):
         return Moment(wall, None, None)
-    ticks = dict(zip(_FIELDS, map(int, words), strict=False))
+    ticks = dict(zip(_FIELDS, map(int, words[: len(_FIELDS)]), strict=True))
     rate = os.sysconf("SC_CLK_TCK")
     busy = sum(ticks[name] for name in ("user", "nice", "system", "irq", "softirq"))
     return Moment(wall, busy / rate, ticks["steal"] / rate)

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from safelight.engines import openvino_ops as translations
 from safelight.engines.openvino_import import openvino
-from safelight.engines.openvino_ops import Output, shape_of
+from safelight.engines.openvino_ops import Output, Untranslated, shape_of
 from safelight.errors import RequestError
 from safelight.printable import shown
 
@@ -213,7 +213,7 @@ class _Builder:
             return args[0][args[1]]
         try:
             return self._translated(node, args, named)
-        except NotImplementedError as error:
+        except Untranslated as error:
             raise RequestError(
                 f"engine openvino cannot compute this network: it has {error}, which is not "
                 "translated; draw with --engine eager"
@@ -233,7 +233,7 @@ class _Builder:
             return args[0]
         translate: Callable[..., Any] | None = translations.TRANSLATIONS.get(name)
         if translate is None:
-            raise NotImplementedError(f"the operator {shown(name)}")
+            raise Untranslated(f"the operator {shown(name)}")
         return translate(self, node, *args, **named)
 
     def known(self, value: Tensor | float) -> Output:

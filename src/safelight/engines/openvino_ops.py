@@ -19,6 +19,10 @@ Output = Any
 """openvino.Output, which is not imported before the engine is asked for."""
 
 
+class Untranslated(Exception):
+    """An operator, or a use of one, that has no translation here; the message names it."""
+
+
 class Builder(Protocol):
     """What a translation asks of the graph under construction."""
 
@@ -92,7 +96,7 @@ def conv2d(
     groups: int = 1,
 ) -> Output:
     if groups != 1:
-        raise NotImplementedError("a convolution in groups")
+        raise Untranslated("a convolution in groups")
     ends = _pair(padding)
     x, kernel = build.product(node, x, weight)
     made = build.ops.convolution(x, kernel, _pair(stride), ends, ends, _pair(dilation))
@@ -180,7 +184,7 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> Output:
     if dropout or enable_gqa:
-        raise NotImplementedError("attention with dropout or shared heads")
+        raise Untranslated("attention with dropout or shared heads")
     given = [query, key, value]
     if mask is not None or scale is not None:
         given.append(build.known(torch.zeros(())) if mask is None else build.value(mask))
@@ -216,7 +220,7 @@ def chunk(build: Builder, node: fx.Node, x: Output, parts: int, dim: int = 0) ->
     source = node.args[0]
     assert isinstance(source, fx.Node)
     if shape_of(source)[dim] % parts:
-        raise NotImplementedError("chunks of different sizes")
+        raise Untranslated("chunks of different sizes")
     made: list[Output] = build.ops.split(x, build.known(torch.tensor(dim)), parts).outputs()
     return made
 
@@ -254,7 +258,7 @@ def pad(
     if mode == "circular":
         return _circular(build, node, x, begin, end)
     if mode != "constant" or min(ends) < 0:
-        raise NotImplementedError(f"padding in the mode {mode}")
+        raise Untranslated(f"padding in the mode {mode}")
     made = build.ops.pad(
         x, build.integers(*begin), build.integers(*end), "constant", build.known(value or 0.0)
     )
@@ -290,7 +294,7 @@ def _times(y: Any, alpha: float) -> Any:
         return y
     if isinstance(y, Tensor | float | int):
         return y * alpha
-    raise NotImplementedError("a sum with a factor")
+    raise Untranslated("a sum with a factor")
 
 
 def mean(
@@ -316,7 +320,7 @@ def clamp(
 def unchanged(build: Builder, node: fx.Node, x: Output, *rest: object, **named: object) -> Output:
     """Casts between floating-point types: the precision of the whole graph decides."""
     if not node.meta["val"].is_floating_point():
-        raise NotImplementedError("a cast to whole numbers")
+        raise Untranslated("a cast to whole numbers")
     return x
 
 

@@ -86,14 +86,20 @@ def join_heads(x: Tensor) -> Tensor:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, *, mask: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    *,
+    mask: Tensor | None = None,
+    learns: bool = False,
 ) -> Tensor:
     """Multi-head attention, softmax(q kᵀ / √d) v, on tokens before they are split into heads.
 
     query (B, N, C), key and value (B, M, C) -> (B, N, C). `mask` is added to the scores if it is
     floating point; if boolean, True means "may look"; it broadcasts to (B, heads, N, M).
     """
-    if mask is None and cpu_attention.served(query, key, value, heads):
+    if mask is None and not learns and cpu_attention.served(query, key, value, heads):
         return cpu_attention.blocked(query, key, value, heads)
     q, k, v = (split_heads(x, heads) for x in (query, key, value))
     if _better_wide(q, k):
@@ -174,7 +180,7 @@ class Attention(nn.Module):
         cross = context is not None
         if observer is not None and observer.wants(self.module, cross):
             observer.saw(Look(self.module, cross, size, self.heads, query, key, source))
-        y = attend(query, key, value, self.heads)
+        y = attend(query, key, value, self.heads, learns=self.training)
         if reference is not None:
             y = self._with_reference(y, query, key, value, reference)
         for image in images:
@@ -214,7 +220,7 @@ class Attention(nn.Module):
         """`alone`, the attention to its own tokens, mixed with attention to the reference, too."""
         keys = torch.cat([key, self.to_k(reference.tokens)], dim=1)
         values = torch.cat([value, self.to_v(reference.tokens)], dim=1)
-        both = attend(query, keys, values, self.heads)
+        both = attend(query, keys, values, self.heads, learns=self.training)
         if reference.share is None:
             return both
         return torch.lerp(alone, both, reference.share.to(alone.dtype)[:, None, None])

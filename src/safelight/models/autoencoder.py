@@ -307,7 +307,8 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = torch.flatten(self.group_norm(x), 2).transpose(1, 2)  # (B, h w, K)
-        y = attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens), heads=1)
+        query, key, value = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
+        y = attend(query, key, value, heads=1, learns=self.training)
         out: Tensor = self.to_out[0](y)
         return x + out.transpose(1, 2).reshape(x.shape)
 

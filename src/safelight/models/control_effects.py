@@ -14,7 +14,7 @@ from torch import Tensor
 from safelight.condition import Condition, Control, settings
 from safelight.models.deep_features import Kept
 
-NOTHING = 1e-5  # a smaller relative change than this is rounding
+NOTHING = 1e-6  # a smaller relative change than this is rounding
 
 Key = tuple[object, ...]
 

@@ -54,12 +54,15 @@ def recorded(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, learns: bool = False
+) -> Tensor:
     """x @ weight.T + bias by the fastest way there is: (..., in), (out, in), (out,) -> (..., out).
 
-    Differentiable any number of times.
+    Differentiable any number of times. With `learns` the bits do not hang on whether a gradient
+    is recorded.
     """
-    if not served(x, weight, bias):
+    if not served(x, weight, bias) or (learns and weight.dtype == torch.bfloat16):
         return F.linear(x, weight, bias)
     if not recorded(*_given(x, weight, bias)):
         return product(x, weight, bias)

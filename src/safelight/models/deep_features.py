@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from safelight.models.attention import ImageTokens, Observer, Reference
 from safelight.models.token_merging import Merging
-from safelight.models.unet import Residuals, UNet, chosen_in
+from safelight.models.unet import Residuals, UNet, chosen_in, with_added
 from safelight.models.unet_blocks import NO_REFERENCES, DownBlock, Told
 
 
@@ -111,5 +111,6 @@ def _shallow_skips(
     _, made = first(x, told.at(0), chosen, inner, count - 1)
     skips = [x, *made]
     if added.skips:
-        skips = [skip + r for skip, r in zip(skips, added.skips, strict=False)]
+        first_of = added.skips[: len(skips)]
+        skips = [with_added(s, r) for s, r in zip(skips, first_of, strict=True)]
     return skips

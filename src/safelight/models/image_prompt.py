@@ -196,7 +196,8 @@ class PerceiverAttention(nn.Module):
         queries = self.norm2(queries)
         seen = torch.cat([self.norm1(patches), queries], dim=1)
         key, value = self.to_kv(seen).chunk(2, dim=-1)
-        return self.to_out(attend(self.to_q(queries), key, value, self.heads))
+        y = attend(self.to_q(queries), key, value, self.heads, learns=self.training)
+        return self.to_out(y)
 
 
 def _mlp(width: int, inner: int) -> nn.Sequential:

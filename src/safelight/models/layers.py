@@ -2,7 +2,7 @@
 
 Shapes: B batch, N tokens, C channels, h w height and width.
 
-Three rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
+Four rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
 
 - Casting: a layer casts its input to the type of its weight. So a network runs in the type of its
   weights, and may mix them (norms in float32, the rest in bfloat16). Under autocast, torch decides.
@@ -11,6 +11,8 @@ Three rules hold for `Linear`, `Conv2d`, `GroupNorm` and `LayerNorm`:
 - Changes: all four have a slot `changes`, an `nn.ModuleDict` of modules that are called with weight
   and bias and return those that the layer shall work with, one after the other (DoRA and whatever
   else is no sum; differentiable, so that it can be learned).
+- Learning: a layer in training mode gives the same bits whether or not a gradient is recorded. What
+  draws (`eval`) may go through kernels that have no gradient and round otherwise.
 
 Empty slots add no keys to the state dict. `Linear.applied` and `Conv2d.applied` are what a layer
 does to its input, for a weight that a delta brings.
@@ -82,7 +84,7 @@ class Linear(nn.Linear):
 
     def applied(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """What a layer with this weight does: (..., in), (n, in), (n,) -> (..., n)."""
-        return linear(x, weight, bias)
+        return linear(x, weight, bias, learns=self.training)
 
 
 class Conv2d(nn.Conv2d):
@@ -130,8 +132,6 @@ class Conv2d(nn.Conv2d):
             x = _padded(x, self.wrap, (aside, aside, above, above))
             padding = (0, 0)
         if self.training:
-            # what learns keeps its kernels where no gradient is recorded, too: else the bits of a
-            # training would hang on who was frozen when
             return F.conv2d(x, weight, bias, self.stride, padding)
         return convolution(x, weight, bias, self.stride, padding)  # type: ignore[arg-type]
 
@@ -196,13 +196,13 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         x = cast_like(x, self.weight)
         weight, bias = _changed(self.weight, self.bias, self.changes)
-        if bias is not None and _slow_in_bfloat16(x, weight, bias, self.num_groups):
-            wide = F.group_norm(x.float(), self.num_groups, weight.float(), bias.float(), self.eps)
-            return wide.to(x.dtype)
+        if not self.training and _slow_in_bfloat16(x, weight, self.num_groups):
+            shift = None if bias is None else bias.float()
+            return F.group_norm(x.float(), self.num_groups, weight.float(), shift, self.eps).to(x)
         return F.group_norm(x, self.num_groups, weight, bias, self.eps)
 
 
-def _slow_in_bfloat16(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> bool:
+def _slow_in_bfloat16(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether the way through float32 and back takes a fifth to three fifths of the time.
 
     PyTorch's kernel for channels-last maps of less than 1024 places goes through the channels of a
@@ -214,8 +214,8 @@ def _slow_in_bfloat16(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> b
         and x.ndim == 4
         and x.shape[2] * x.shape[3] < 1024
         and x.shape[1] < 64 * groups
-        and cpu_product.plain(x, weight, bias)
-        and not recorded(x, weight, bias)
+        and cpu_product.plain(x, weight)
+        and not recorded(x, weight)
         and not x.is_contiguous()
     )
 
@@ -391,7 +391,8 @@ class Geglu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         proj = self.proj
-        if not (proj.deltas or proj.changes or recorded(x, proj.weight, proj.bias)):
+        plain = not (self.training or proj.deltas or proj.changes)
+        if plain and not recorded(x, proj.weight, proj.bias):
             x = cast_like(x, proj.weight)
             if cpu_product.served(x, proj.weight, proj.bias):
                 # The two halves apart, so that oneDNN takes the GELU while it holds the sums.

@@ -328,10 +328,10 @@ class UNet(UNetEncoder):
     ) -> tuple[Tensor, list[Tensor]]:
         """What leaves the middle, and the skips, with what control networks add to them."""
         for feature in added.inner[self.config.levels :]:
-            x = x + feature
+            x = with_added(x, feature)
         if added.skips:
-            skips = [skip + r for skip, r in zip(skips, added.skips, strict=True)]
-        return x if added.mid is None else x + added.mid, skips
+            skips = [with_added(s, r) for s, r in zip(skips, added.skips, strict=True)]
+        return x if added.mid is None else with_added(x, added.mid), skips
 
     def up_level(
         self,
@@ -415,6 +415,14 @@ def _up_blocks(config: UNetConfig, shape: BlockShape) -> list[UpBlock]:
 
 def _transformers(block: nn.Module | None) -> int:
     return 0 if block is None else len(block.attentions)  # type: ignore[arg-type]
+
+
+def with_added(own: Tensor, residual: Tensor) -> Tensor:
+    """A map and what a control adds to it, in the memory order of the map.
+
+    So that zeros change nothing, to the last bit: other orders go through other kernels.
+    """
+    return own.clone().add_(residual)
 
 
 def chosen_in(names: Collection[str], prefix: str, block: nn.Module) -> frozenset[int]:

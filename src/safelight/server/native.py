@@ -5,6 +5,8 @@ are ids of uploads or of the gallery, or base64. Unknown settings are left out a
 `warnings`.
 """
 
+import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query
@@ -13,11 +15,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from safelight.server.bodies import StrictRoute, object_in
 from safelight.server.documents import EXAMPLES, body_of
+from safelight.server.incoming import pictured
 from safelight.server.jobs import Owner, State
 from safelight.server.refusals import NotAllowed
 from safelight.server.service import Service
 from safelight.server.sse import after_of, streamed
 from safelight.server.uploads import decoded
+from safelight.tasks.request import Request
 
 MEDIA = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}  # content never changes
@@ -60,7 +64,7 @@ def _jobs(service: Service) -> APIRouter:
         hold=connection cancels it when nobody follows its events any more; seconds is its deadline;
         tag is a name of your own for it.
         """
-        given = await service.with_uploads(await object_in(request), owner)
+        given = await with_uploads(service, await object_in(request), owner)
         asked = service.asked(given)
         job = await service.submit(
             asked.request, owner, hold=hold, seconds=seconds, tag=tag, warnings=asked.warnings
@@ -191,6 +195,21 @@ def _pictures(service: Service) -> APIRouter:
         }
 
     return router
+
+
+async def with_uploads(
+    service: Service, settings: Mapping[str, object], owner: Owner
+) -> dict[str, object]:
+    """The values of a JSON body in which pictures given as base64 or data URIs are uploads.
+
+    Raises NotAllowed, TooLarge or FileError for one that cannot be used.
+    """
+
+    async def keep(text: str) -> str:
+        data = await asyncio.to_thread(decoded, text, service.settings.limits)
+        return (await service.upload(data, owner)).id
+
+    return await pictured(Request, settings, keep)
 
 
 async def picture_in(service: Service, request: HttpRequest) -> bytes:

@@ -1,19 +1,16 @@
 """What a client sees of pictures: those it gives, those that were drawn, and whose they are."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 
 from safelight.server.gallery import Gallery
-from safelight.server.incoming import pictured
-from safelight.server.jobs import Job, Owner
-from safelight.server.kept import Kept, Upload
+from safelight.server.jobs import Owner
+from safelight.server.kept import Kept
 from safelight.server.refusals import Unknown
 from safelight.server.settings import ServerSettings
 from safelight.server.store import Store
-from safelight.server.uploads import Uploads, decoded
+from safelight.server.uploads import Uploads
 from safelight.tasks.picture import Picture
-from safelight.tasks.request import Request
 
 
 class Pictures:
@@ -23,34 +20,6 @@ class Pictures:
     _store: Store
     _gallery: Gallery
     _uploads: Uploads
-
-    def job(self, id: str, owner: Owner) -> Job:
-        """The job as it is now. Raises Unknown."""
-        raise NotImplementedError
-
-    def check_open(self) -> None:
-        """Raise NotNow if the server is starting or stopping."""
-        raise NotImplementedError
-
-    async def upload(self, data: bytes, owner: Owner) -> Upload:
-        """Keep a picture (PNG, JPEG or WebP) that requests will name by its id.
-
-        Raises TooLarge or FileError.
-        """
-        self.check_open()
-        return await asyncio.to_thread(self._uploads.add, data)
-
-    async def with_uploads(self, settings: Mapping[str, object], owner: Owner) -> dict[str, object]:
-        """The values of a JSON body in which pictures given as base64 or data URIs are uploads.
-
-        Raises NotAllowed, TooLarge or FileError for one that cannot be used.
-        """
-
-        async def keep(text: str) -> str:
-            data = await asyncio.to_thread(decoded, text, self.settings.limits)
-            return (await self.upload(data, owner)).id
-
-        return await pictured(Request, settings, keep)
 
     async def uploaded_bytes(self, id: str) -> bytes:
         """The bytes of an upload; its id is its proof. Raises Unknown."""
@@ -62,7 +31,9 @@ class Pictures:
 
     async def results(self, id: str, owner: Owner) -> list[Kept]:
         """The finished pictures of a job, by index. Raises Unknown."""
-        job = self.job(id, owner)
+        job = await asyncio.to_thread(self._store.job, id)
+        if job is None or not owner.sees(job.owner):
+            raise Unknown("there is no job of that id.")
         return await asyncio.to_thread(self._store.pictures, job.id)
 
     async def picture(self, id: str, owner: Owner) -> Kept:

@@ -245,6 +245,14 @@ class Service(Pictures):
         )
         return live.job
 
+    async def upload(self, data: bytes, owner: Owner) -> Upload:
+        """Keep a picture (PNG, JPEG or WebP) that requests will name by its id.
+
+        Raises TooLarge, FileError or NotNow.
+        """
+        self._open()
+        return await asyncio.to_thread(self._uploads.add, data)
+
     def job(self, id: str, owner: Owner) -> Job:
         """The job as it is now. Raises Unknown."""
         live = self._live(id)
@@ -423,10 +431,6 @@ class Service(Pictures):
         self.metrics.model_bytes.set(self.library.bytes)
 
     # -- within ------------------------------------------------------------------------------------
-
-    def check_open(self) -> None:
-        """Raise NotNow if the server is starting or stopping."""
-        self._open()
 
     def _open(self, *, stopping: bool = False) -> Desk:
         if self._desk is None or (self._stopping and not stopping):

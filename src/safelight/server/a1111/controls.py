@@ -114,7 +114,9 @@ def options_of(preprocessor: str, unit: Mapping[str, object]) -> dict[str, objec
         for option in resolve_preprocessor(preprocessor).options
         if isinstance(option.default, int | float) and not isinstance(option.default, bool)
     ]
-    for option, name in zip(numbers, ("threshold_a", "threshold_b"), strict=False):
+    for option, name in zip(
+        numbers[:2], ("threshold_a", "threshold_b")[: len(numbers)], strict=True
+    ):
         value = _number(unit, name, -1)
         if value >= 0 and option.low <= value <= option.high:
             options[option.name] = int(value) if isinstance(option.default, int) else value

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from safelight.adapters.adapter import by_text_part
 from safelight.checkpoints.save import save
 from safelight.diffusion.draws import MixedDraw, SigmaDraw, UniformDraw, resolve_draw
 from safelight.diffusion.weights import resolve_weight
@@ -20,8 +21,6 @@ from safelight.training.recipes.preserving import Painter
 from safelight.training.recipes.watching import watch_of
 from safelight.training.settings import Settings
 from safelight.training.text_states import FrozenText, LearningText
-
-TOWERS = ("text_encoder", "text_encoder_2")
 
 
 def diffusion_job(config: DiffusionRun, workshop: Workshop) -> Job:
@@ -93,8 +92,7 @@ def _learner(config: DiffusionRun, model: Learned) -> torch.nn.Module:
         raise RequestError(
             "text.learns is for a checkpoint; from scratch the recipe clip teaches the text encoder"
         )
-    towers = dict(zip(TOWERS, model.text.encoders, strict=False))
-    return torch.nn.ModuleDict({PLAYER: model.unet, **towers})
+    return torch.nn.ModuleDict({PLAYER: model.unet, **by_text_part(model.text.encoders)})
 
 
 def _module(model: Learned) -> torch.nn.Module:
