@@ -18,6 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from serving import TRIAL, Work, serve
 
+# Through it OpenVINO tells its makers over the network that it was imported; it can do without
+sys.modules["openvino_telemetry"] = None
+
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 NETWORKS = {"step": ("unet",), "decode": ("vae_decoder",), "encode": ("vae_encoder",)}
 DRAWN = ("picture", "load", "start", "memory")
