@@ -381,7 +381,7 @@ def test_the_forward_pass_is_one_graph() -> None:
     given = inputs(mine.config)
     arguments = (given.x, given.time, given.context, given.vector)
     whole = torch.compile(mine, backend="eager", fullgraph=True)
-    assert torch.equal(whole(*arguments), mine(*arguments))
+    assert_same(whole(*arguments), mine(*arguments), 1e-5)  # a graph has kernels of its own
     torch.compiler.reset()
 
 

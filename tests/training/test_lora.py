@@ -337,7 +337,9 @@ def test_the_whole_may_be_distilled_and_told_the_scale(place: Path) -> None:
     with torch.no_grad():
         plain = task.teacher(x, time, Condition(context))
         asked = Condition(context, guidance=torch.tensor([3.0, 3.0]))
-        assert torch.equal(task.network(x, time, asked), plain)
+        student = task.network(x, time, asked)
+    # a network that learns has kernels of its own, which round otherwise
+    torch.testing.assert_close(student, plain, rtol=1e-5, atol=1e-5)
     folder = lab.trained(told, made)
     model = load(folder)
     assert model.family.backbone.guidance_width == 256

@@ -23,6 +23,7 @@ from safelight.engines.doors import Doors
 from safelight.engines.onednn_graph import Packing, packed
 from safelight.engines.packages import (
     NO_COMPILER,
+    OPTIONS,
     Loaded,
     Package,
     compiler,
@@ -130,7 +131,7 @@ class Graphs:
 
     def _package(self, call: Call) -> Package:
         try:
-            key = signature(self._network, self._method, call.key)
+            key = _key(self._network, self._method, call)
         except TypeError as error:
             raise RequestError(
                 f"engine {NAME} cannot compile this model: {error}; draw with --engine eager"
@@ -202,7 +203,7 @@ def making(model: "Model", work: Work) -> float:
     network = replace(model.network, runner=seen)
     network(*example(model, work))
     assert seen.call is not None
-    key = signature(unet, "forward", seen.call.key)
+    key = _key(unet, "forward", seen.call)
     if found_package(private_folder(FOLDER), key) is not None:
         return 0.0
     return SECONDS_A_WEIGHT * sum(1 for _ in unet.parameters())
@@ -237,6 +238,11 @@ def missing() -> str | None:
     if compiler() is None and not any(private_folder(FOLDER).glob("*.so")):
         return NO_COMPILER
     return None
+
+
+def _key(network: nn.Module, method: str, call: Call) -> str:
+    """By what a library is kept: all that decides what it computes, but for weights."""
+    return signature(network, method, call.key, sorted(OPTIONS.items()))
 
 
 def _place(network: nn.Module, name: str) -> Place:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from safelight.engines.attention_graph import by_blocks
 from safelight.engines.calls import Call, put_together
@@ -136,7 +137,7 @@ class Loaded:
         """Let it compute with these weights from now on; the first time all must be there."""
         first = not self._given
         self._given.update(weights)
-        named = {self._names[fqn]: weight for fqn, weight in weights.items() if fqn in self._names}
+        named = {self._names[fqn]: weight for fqn, weight in weights.items()}
         self._runner.update_constant_buffer(named, False, first, True)
 
     def run(self, tensors: tuple[Tensor, ...]) -> Tensor:
@@ -188,13 +189,22 @@ def _compiled(
         library = archive.read(name)
         name = f"{name.removesuffix('.so')}.json"
         operators = archive.read(name) if name in archive.namelist() else NO_OPERATORS
-    names = (name.removeprefix(f"{TARGET}.") for name in program.state_dict)
-    wanted = {name: packings.get(f"{TARGET}.{name}") for name in names}
+    wanted = {name.removeprefix(f"{TARGET}."): packings.get(name) for name in _used(program)}
     return library, operators, wanted
+
+
+def _used(program: ExportedProgram) -> Iterator[str]:
+    """The weights that a graph computes with; a network may have others."""
+    weights = program.graph_signature.inputs_to_parameters
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.users and node.name in weights:
+            yield weights[node.name]
 
 
 OPTIONS: Mapping[str, object] = {
     "aot_inductor.package_constants_in_so": False,
+    # else vectors of up to eight numbers are written into the library, whatever weights come later
+    "always_keep_tensor_constants": True,
     # One library is made of two files: precompiled headers would cost more than they save.
     "cpp_cache_precompile_headers": False,
     "cpp.dynamic_threads": True,

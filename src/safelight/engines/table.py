@@ -62,6 +62,18 @@ def _nothing() -> None:
     return None
 
 
+def _compiled_missing() -> str | None:
+    from safelight.engines.compiled import missing
+
+    return missing()
+
+
+def _compiled(model: "Model") -> "Model":
+    from safelight.engines.compiled import compiled
+
+    return compiled(model)
+
+
 def _openvino_missing() -> str | None:
     from safelight.engines.openvino_runtime import missing
 
@@ -70,6 +82,18 @@ def _openvino_missing() -> str | None:
 
 def _openvino(model: "Model") -> "Model":
     from safelight.engines.openvino import applied
+
+    return applied(model)
+
+
+def _openvino_int8_missing() -> str | None:
+    from safelight.engines.openvino_runtime import missing
+
+    return missing("INT8")
+
+
+def _openvino_int8(model: "Model") -> "Model":
+    from safelight.engines.openvino_int8 import applied
 
     return applied(model)
 
@@ -98,10 +122,23 @@ ENGINES = MappingProxyType(
         for engine in (
             Engine(EAGER, "PyTorch's modules, as they are", _nothing, lambda model: model),
             Engine(
+                "compiled",
+                "a library compiled for this processor or device, once for each size",
+                _compiled_missing,
+                _compiled,
+            ),
+            Engine(
                 "openvino",
                 "Intel's runtime: a graph for each size, in fp32 or bf16",
                 _openvino_missing,
                 _openvino,
+            ),
+            Engine(
+                "openvino-int8",
+                "the same, with the products that bear it in eight bits",
+                _openvino_int8_missing,
+                _openvino_int8,
+                exact=False,
             ),
             Engine(
                 "int8-weights",
