@@ -12,8 +12,9 @@ from safelight.checkpoints.load import load
 from safelight.checkpoints.save import save
 from safelight.embedded.carried import FOLDER, NAME, embedded_folder, is_embedded, shelf
 from safelight.errors import FileError, RequestError
-from safelight.tasks.loading import Models, stable_name
+from safelight.tasks.loading import Models
 from safelight.tasks.request import Request
+from safelight.tasks.stable_name import stable_name
 
 
 @pytest.fixture(scope="module")

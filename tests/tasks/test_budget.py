@@ -185,7 +185,7 @@ def test_a_refusal_names_the_nearest_way_and_remedies_that_work(sd15: Model) -> 
     with pytest.raises(RequestError) as refused:
         way(asked(steps=20), sd15, "30s 12GB")
     words = str(refused.value)
-    assert "30 s and 12.0 GB" in words and "bf16" in words and "--preset fast" in words
+    assert "30 s and 12.0 GB" in words and "bf16" in words and "--reuse 0.05" in words
     steps = int(words.split("--steps ")[1].split()[0].rstrip(",;."))
     assert way(asked(steps=steps), sd15, "30s 12GB").prediction.seconds <= 30
     other = words.split("--budget '")[1].split("'")[0]

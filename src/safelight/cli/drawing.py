@@ -70,8 +70,11 @@ def draw(
                 request = plan.request
                 with display.paused():
                     say(f"budget: {plan}")
+            request = maps.suited(request)
             model = models.of(request)
             with display.paused():
+                if models.choice is not None:
+                    told.note(str(models.choice))
                 told.tell(apart(request, model, supplies))
             display.drawing(request)
             previews = Previews(wanted=save_steps)

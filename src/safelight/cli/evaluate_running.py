@@ -96,6 +96,8 @@ def evaluated(wanted: Wanted, *, in_json: bool) -> Path:
     with Progressing() as progress:
         progress.say(f"reading {name}")
         model = models.of(base)
+        if models.choice is not None:
+            progress.say(str(models.choice))
         drawing = Drawing(model, _settled(base, given, model))
         facts = _facts(model, name, drawing.request)
         match = text_match(wanted.clip, model, path)

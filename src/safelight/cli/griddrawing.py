@@ -70,6 +70,9 @@ def draw_grid(
         def draw(request: Request) -> Picture:
             display.reading(request)
             model = models.of(request) if request.needs_model else None
+            if models.choice is not None and not as_json:
+                with display.paused():
+                    told.note(str(models.choice))
             display.drawing(request)
             (picture,) = generate(model, request, watch_steps=display.watch)
             if not as_json:

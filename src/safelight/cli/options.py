@@ -81,7 +81,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("zero_terminal_snr", ("--zero-snr/--no-zero-snr",), bool, "Zero terminal SNR [as the file says].", MODEL),
     Setting("dtype", ("--dtype",), str, "fp32, bf16 or fp16 [fp32 on the CPU, fp16 elsewhere].", MODEL),
     Setting("device", ("--device",), str, "cpu, cuda, cuda:1, xpu or mps [the best there is].", MODEL),
-    Setting("engine", ("--engine",), str, "What computes the model: eager (default), compiled, openvino, openvino-int8, or int8-weights for less memory.", MODEL),
+    Setting("engine", ("--engine",), str, "What computes the model: eager (default), auto (what is done soonest here, measured once), compiled, openvino, openvino-int8, or int8-weights for less memory.", MODEL),
     Setting("offload", ("--offload",), str, "Less memory, same bits: none, parts (each is there only while it works), sequential (and the U-Net block by block) [none if that fits].", MODEL),
     Setting("seed", ("--seed",), int, "Seed of the first picture [random].", SEEDS),
     Setting("subseed", ("--subseed",), int, "Seed of a variation [random].", SEEDS),

@@ -23,6 +23,12 @@ class Told:
         self._said.update(fresh)
         tell(fresh)
 
+    def note(self, line: str) -> None:
+        """A line on stderr that warns of nothing, once."""
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
+
 
 def tell(warnings: Sequence[str]) -> None:
     """Warnings on stderr, a line each; control characters are escaped."""

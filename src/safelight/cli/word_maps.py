@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from safelight.engines.table import AUTO, EAGER
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.generate import generate
@@ -33,6 +34,10 @@ class WantedMaps:
         """Raise RequestError for a request whose maps cannot be made."""
         if self.wanted:
             refuse_parts(request)
+
+    def suited(self, request: Request) -> Request:
+        """The request with an engine that shows its attention, where it may be chosen."""
+        return request.replace(engine=EAGER) if self.wanted and request.engine == AUTO else request
 
     def drawn(
         self, model: Model, request: Request, watch_steps: Watch, supplies: Supplies

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from safelight.model import Model, Sink
 
 EAGER = "eager"
+AUTO = "auto"  # no engine: the one that is done soonest, see `engines.choice`
 
 
 @dataclass(frozen=True)

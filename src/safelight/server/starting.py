@@ -6,7 +6,7 @@ from pathlib import Path
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import open_checkpoint
 from safelight.engines.placement import resolve_device
-from safelight.engines.table import ENGINES
+from safelight.engines.table import AUTO, ENGINES
 from safelight.errors import FileError, OutputError, RequestError
 from safelight.printable import shown
 from safelight.server.registry import Registry
@@ -55,6 +55,11 @@ def check_computing(settings: ServerSettings) -> None:
     )
     device = resolve_device(settings.device)
     check_offload(settings.engine, settings.offload, device)
+    if settings.engine == AUTO:
+        raise RequestError(
+            "engine auto measures for each size, which a server has no time for; measure once with "
+            "`safelight generate --engine auto` and serve with the engine that it names."
+        )
     engine = ENGINES.get(settings.engine)
     if engine is not None and (reason := engine.missing()):
         raise RequestError(f"engine {settings.engine} cannot run here: {reason}")

@@ -3,7 +3,7 @@
 In order of preference: what is asked for as it is; then means that change no more than the order of
 sums (decoding in bands, parts in memory one after another, then block by block); then, where the
 user left the number type open, bfloat16 with the same means; and engines that round more only where
-the request itself allows a drift (`--preset fast`). The first that fits is taken.
+the request itself allows a drift (`--reuse`, `--merge-tokens`). The first that fits is taken.
 """
 
 import math
@@ -17,7 +17,7 @@ import torch
 from safelight.engines.budget_rates import Rates
 from safelight.engines.offload import Offload
 from safelight.engines.placement import CPU
-from safelight.engines.table import EAGER, ENGINES
+from safelight.engines.table import AUTO, EAGER, ENGINES
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.budget_prediction import Prediction, Setup, predicted
@@ -112,7 +112,7 @@ def setups_of(
 
 def _engines(asked: Request) -> list[str]:
     """Those that may be chosen: what was asked for, or all that keep to the asked exactness."""
-    if "engine" in asked.model_fields_set:
+    if "engine" in asked.model_fields_set and asked.engine != AUTO:
         return [asked.engine]
     drifts = asked.reuse.any or asked.token_merging.ratio > 0
     names = [name for name, engine in ENGINES.items() if engine.exact and name != EAGER]
@@ -187,7 +187,7 @@ def _refusal(asked: Request, budget: Budget, setup: Setup, found: Prediction, st
         if steps:
             remedies.append(f"--steps {steps}")
         if not (asked.reuse.any or asked.token_merging.ratio):
-            remedies.append("--preset fast")
+            remedies.append("--reuse 0.05")
     if found.nbytes > budget.nbytes or found.seconds > 2 * budget.seconds:
         remedies.append("a smaller --size")
     return f"{words}; give {' or '.join(remedies)}."

@@ -16,7 +16,6 @@ from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, worki
 from safelight.tasks.engaging import check_engine
 from safelight.tasks.extending import settled_extension
 from safelight.tasks.judging import judged
-from safelight.tasks.loading import stable_name
 from safelight.tasks.lookup import looked_up
 from safelight.tasks.painting import Tally, Watch
 from safelight.tasks.picture import Picture
@@ -27,6 +26,7 @@ from safelight.tasks.reusing import check_thrift, saved_figures
 from safelight.tasks.second_pass import check_large
 from safelight.tasks.seeing import clip_of, seen_with
 from safelight.tasks.software import software_on
+from safelight.tasks.stable_name import stable_name
 from safelight.tasks.supplies import Supplies
 
 LARGE = 1536 * 1536  # pixels above which the autoencoder works in bands unless told otherwise

@@ -6,10 +6,13 @@ from typing import Literal
 from safelight.checkpoints.library import find_model
 from safelight.checkpoints.resting import load_resting
 from safelight.checkpoints.shelves import addon, find_addon
-from safelight.embedded.carried import NAME, embedded_folder, is_embedded
+from safelight.embedded.carried import embedded_folder, is_embedded
+from safelight.engines.choice import Choice
 from safelight.engines.placement import resolve_device, resolve_dtype
+from safelight.engines.table import AUTO, EAGER, engined
 from safelight.errors import RequestError
 from safelight.model import Model
+from safelight.tasks.choosing import chosen_for
 from safelight.tasks.lookup import check_tags
 from safelight.tasks.named_files import named_files
 from safelight.tasks.placing import Opening, check_offload, opened
@@ -22,15 +25,14 @@ NO_MODEL = (
 )
 
 
-def stable_name(model: Model) -> str | None:
-    """The name under which a recipe remembers the embedded model; None for any other model."""
-    return NAME if any(f.role == "unet" and is_embedded(f.path) for f in model.files) else None
-
-
 class Models:
-    """Loads models on demand and keeps the last one."""
+    """Loads models on demand and keeps the last one.
+
+    choice: the engine that was chosen for the last model given out; None if none was to be chosen.
+    """
 
     def __init__(self) -> None:
+        self.choice: Choice | None = None
         self._key: tuple[object, ...] = ()
         self._model: Model | None = None
         self._paths: dict[str, Path] = {}  # found files by name: a search goes through folders
@@ -67,7 +69,7 @@ class Models:
         how = Opening(
             dtype=resolve_dtype(request.dtype, device),
             device=device,
-            engine=request.engine,
+            engine=EAGER if request.engine == AUTO else request.engine,
             offload=request.offload,
             ema=request.ema,
             prediction=request.prediction,
@@ -78,7 +80,11 @@ class Models:
             self._model = None  # let go of the old weights before the new ones are read
             self._model = opened(path, how, vae)
             self._key = key
-        return self._model
+        if request.engine != AUTO:
+            self.choice = None
+            return self._model
+        self.choice = chosen_for(self._model, request)
+        return engined(self._model, self.choice.name)
 
     def peek(self, request: Request) -> Model:
         """The model of a request with none of its weights read, for plans. Raises as `of`."""

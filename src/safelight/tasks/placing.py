@@ -11,7 +11,7 @@ from safelight.checkpoints.load import load
 from safelight.checkpoints.resting import FileRest, load_resting
 from safelight.engines.budget_rates import available_bytes
 from safelight.engines.offload import HostRest, Offload, Placement, Rest
-from safelight.engines.table import EAGER, ENGINES, engined, sink_of
+from safelight.engines.table import AUTO, EAGER, ENGINES, engined, sink_of
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.aids import Aids
@@ -100,7 +100,7 @@ def may_rest(engine: str, device: torch.device) -> bool:
     """Whether parts that an engine computes may come and go."""
     known = ENGINES.get(engine)
     from_file = known is not None and known.sink is not None and known.network is not None
-    return engine == EAGER or (from_file and device.type == "cpu")
+    return engine in (EAGER, AUTO) or (from_file and device.type == "cpu")
 
 
 def hold_together(model: Model, request: Request, aids: Aids) -> None:

@@ -51,8 +51,8 @@ Dialect = Literal["a1111", "comfy", "compel", "plain"]
 Emphasis = Literal["original", "no norm", "ignore", "none", "comfy", "compel"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseSource = Literal["cpu", "nv"]
-EngineName = Literal[  # of engines.table
-    "eager", "compiled", "openvino", "openvino-int8", "int8-weights"
+EngineName = Literal[  # of engines.table; auto: the one that is done soonest
+    "auto", "eager", "compiled", "openvino", "openvino-int8", "int8-weights"
 ]
 Offload = Literal["auto", "none", "parts", "sequential"]  # of engines.offload; auto: as they fit
 Start = Literal["a1111", "diffusers", "sigma", "unit"]
