@@ -80,7 +80,7 @@ def packages_in(cache: Path) -> set[str]:
     return {path.name for path in (cache / "compiled").glob("*.so")}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_gives_what_the_modules_give(kind: str) -> None:
@@ -90,7 +90,7 @@ def test_it_gives_what_the_modules_give(kind: str) -> None:
         assert compare(runner, unet, given(unet, seed=seed)) < 1e-4
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_in_bfloat16_it_is_as_near_to_float32_as_the_modules_are() -> None:
     unet = network(dtype=torch.bfloat16)
@@ -102,7 +102,7 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_the_modules_are() -> None:
     assert made.dtype == torch.bfloat16 and float(off) < 1.5 * float(usual)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_another_process_finds_it_and_needs_no_compiler(
     cache: Path, no_compiler: None, monkeypatch: pytest.MonkeyPatch
@@ -130,7 +130,7 @@ def lora(unet: UNet, path: str) -> Adapter:
 FEED = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_folded_lora_acts_and_goes_without_compiling(cache: Path) -> None:
     unet = network()
@@ -145,7 +145,7 @@ def test_a_folded_lora_acts_and_goes_without_compiling(cache: Path) -> None:
     assert torch.equal(runner(*call), plain) and packages_in(cache) == before
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_weight_changed_in_place_is_seen(cache: Path) -> None:
     unet = network()
@@ -156,7 +156,7 @@ def test_a_weight_changed_in_place_is_seen(cache: Path) -> None:
     assert compare(runner, unet, call) < 1e-4 and not torch.equal(runner(*call), plain)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_lora_in_a_slot_is_compiled_with_it(cache: Path) -> None:
     unet = network()
@@ -168,7 +168,7 @@ def test_a_lora_in_a_slot_is_compiled_with_it(cache: Path) -> None:
     assert torch.equal(runner(*call), plain)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_what_controls_add_and_settings_are_served() -> None:
     unet = network()
@@ -184,7 +184,7 @@ def test_what_controls_add_and_settings_are_served() -> None:
     assert compare(runner, unet, call, **told_so) < 1e-4
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_many_tokens_attend_by_our_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     unet = network()
@@ -193,7 +193,7 @@ def test_many_tokens_attend_by_our_own_kernel(monkeypatch: pytest.MonkeyPatch) -
     assert compare(CompiledUNet(unet), unet, call) < 1e-4
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_picture_is_the_same_to_the_last_level() -> None:
     request = Request(prompt="a red apple", width=64, height=64, steps=3, seed=1)
@@ -205,7 +205,7 @@ def test_a_picture_is_the_same_to_the_last_level() -> None:
     assert int(off.abs().max()) <= 1
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_what_was_compiled_costs_nothing_to_make_again() -> None:
     model = tiny_model()
@@ -226,7 +226,7 @@ def forged(cache: Path) -> Path:
     return cache / "compiled" / name
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_library_open_to_others_is_not_loaded(forged: Path) -> None:
     unet = network()

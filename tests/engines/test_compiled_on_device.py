@@ -94,7 +94,7 @@ def test_what_the_compiler_cannot_is_an_error_that_says_so(
         JustInTimeUNet(unet, "compiled", frozenset())(*given())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_it_gives_what_the_modules_give(unet: UNet) -> None:
     runner = JustInTimeUNet(unet, "compiled", frozenset())

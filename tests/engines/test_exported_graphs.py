@@ -27,7 +27,7 @@ def targets(program: ExportedProgram) -> list[str]:
 
 
 @ONEDNN
-@pytest.mark.long
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of PyTorch's own making
 def test_onednn_computes_every_product_and_convolution_of_a_unet() -> None:
