@@ -12,10 +12,10 @@ from bench_fake import contender, task
 from safelight.benchmarks.alike import Apart
 from safelight.benchmarks.compare import Comparison, Taken, compared, judged
 from safelight.benchmarks.contenders import PEERS, Contender, absent
-from safelight.benchmarks.disturbance import Disturbance
 from safelight.benchmarks.players import Hall, Player, Turn
 from safelight.benchmarks.processes import ContenderError, Pool, Process, finished, last_line
 from safelight.benchmarks.report import KINDS, lines_of, told
+from safelight.engines.disturbance import Disturbance
 
 
 def run(tmp_path: Path, *who: Contender, work: str = "step", rounds: int = 3) -> Comparison:

@@ -7,14 +7,8 @@ import time
 
 import pytest
 
-from safelight.benchmarks.disturbance import (
-    Disturbance,
-    between,
-    load_average,
-    moment,
-    pulse,
-    verdict,
-)
+from safelight.benchmarks.disturbance import load_average, pulse, verdict
+from safelight.engines.disturbance import Disturbance, Watch, between, moment
 
 TICKS = os.sysconf("SC_CLK_TCK")
 linux = pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="this system has no /proc")
@@ -58,9 +52,10 @@ def test_a_busy_process_beside_us_is_noticed() -> None:
     try:
         assert busy.stdout is not None
         busy.stdout.readline()
-        before, own = moment(), time.process_time()
+        before, own, watch = moment(), time.process_time(), Watch()
         time.sleep(0.4)
         seen = between(before, moment(), time.process_time() - own)
+        assert watch.disturbed()
     finally:
         busy.kill()
         busy.wait()

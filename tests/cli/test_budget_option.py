@@ -6,6 +6,7 @@ import pytest
 
 from cli_tiny import SMALL, Cli
 from safelight.engines.budget_rates import Rates
+from safelight.engines.disturbance import Watch
 from safelight.tasks import budget_learning
 
 RATES = Rates(1e11, 2e11, 1e11, 5e10, 1e-4)
@@ -14,6 +15,7 @@ RATES = Rates(1e11, 2e11, 1e11, 5e10, 1e-4)
 @pytest.fixture(autouse=True)
 def _rates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(budget_learning, "measured_rates", lambda dtype, device: RATES)
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: False)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from safelight.engines.choice import (
     read_book,
     write_book,
 )
+from safelight.engines.disturbance import Watch
 from safelight.engines.table import EAGER
 from safelight.engines.work import Work, example
 from safelight.errors import RequestError
@@ -102,6 +103,7 @@ class Workshop:
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     monkeypatch.setenv("SAFELIGHT_CACHE", str(tmp_path))
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: False)
     return Workshop()
 
 
@@ -233,3 +235,16 @@ def test_the_example_is_a_call_that_the_network_takes() -> None:
     assert model.network(x, time, condition).shape == (2, 4, 8, 8)
     again = example(model, WORK)
     assert torch.equal(x, again[0]) and torch.equal(condition.context, again[2].context)
+
+
+def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: True)
+    for times in (1, 2):
+        assert choose(shop, shop.candidate("quick", 4)).name == "quick"
+        assert shop.applied == ["quick"] * times
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: False)
+    for _ in range(2):
+        assert choose(shop, shop.candidate("quick", 4)).name == "quick"
+        assert shop.applied == ["quick"] * 3

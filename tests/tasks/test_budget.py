@@ -13,6 +13,7 @@ from cli_tiny import tiny_model
 from safelight.checkpoints.save import save
 from safelight.engines.budget_rates import Rates, measured_rates
 from safelight.engines.budget_work import Work
+from safelight.engines.disturbance import Watch
 from safelight.errors import RequestError
 from safelight.families import FAMILIES
 from safelight.model import Model
@@ -48,6 +49,7 @@ BASE = 0.26e9
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFELIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: False)
 
 
 def weightless(name: str) -> Model:
@@ -353,3 +355,15 @@ def test_a_drawing_within_a_budget_holds_what_was_chosen_and_teaches_the_rates(
     assert remembered(machine_of(CPU))["eager", plan.setup.dtype].slower != 1
     (plain,) = generate(models.of(request), request)
     assert np.abs(plain.pixels.astype(int) - picture.pixels).max() <= 1  # bands sum in their order
+
+
+def test_rates_of_a_busy_machine_are_used_and_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: True)
+    assert ("eager", "fp32") in rates_for(["fp32"], CPU)
+    assert remembered(machine_of(CPU)) == {}
+    assert "not remembered" in caplog.text
+    monkeypatch.setattr(Watch, "disturbed", lambda watch: False)
+    assert remembered(machine_of(CPU)) == {} != rates_for(["fp32"], CPU)
+    assert ("eager", "fp32") in remembered(machine_of(CPU))

@@ -15,10 +15,10 @@ from PIL import Image
 from safelight.benchmarks import ours
 from safelight.benchmarks.alike import Array
 from safelight.benchmarks.contenders import Contender
-from safelight.benchmarks.disturbance import Disturbance, between, moment
 from safelight.benchmarks.processes import ContenderError, Pool, Process, finished
 from safelight.benchmarks.task import WORKS, Task
 from safelight.benchmarks.turns import calls_of
+from safelight.engines.disturbance import Disturbance, between, moment
 
 TURN = 0.25  # seconds that a turn should last: short calls are repeated
 PROFILED = 3  # calls of a turn of `overhead`, with and without the profiler

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from safelight.engines.disturbance import Watch
 from safelight.engines.private_folder import private_folder
 from safelight.engines.signature import machine
 from safelight.engines.table import EAGER, ENGINES
@@ -99,7 +100,8 @@ def chosen(
     """The engine that is done soonest with the work. The model is as loaded: eager's.
 
     limit: seconds that measuring may take; what would not be done by then is left out.
-    Engines that are missing here, cannot do what is asked, or fail, are left out.
+    Engines that are missing here, cannot do what is asked, or fail, are left out. What was measured
+    while other processes kept the machine busy is used, and not remembered.
     """
     folder = private_folder("engines")
     key = key_of(model, work)
@@ -107,7 +109,7 @@ def chosen(
     figures = dict(book.get(key, {}))
     before = len(figures)
     makings, left_out = {EAGER: 0.0}, []
-    began = now()
+    began, watch = now(), Watch()
     if EAGER not in figures:
         figures[EAGER] = Figures(0.0, measured(model, work, now).call)
     patience = figures[EAGER].seconds(work.calls)
@@ -126,7 +128,7 @@ def chosen(
             makings[one.name] = one.making(model, work)
         else:
             makings.pop(one.name)
-    if len(figures) > before:
+    if len(figures) > before and not watch.disturbed():
         write_book(folder / FILE, {**book, key: figures})
     usable = {name: figures[name] for name in makings if name in figures}
     choice = best(usable, work.calls, makings)

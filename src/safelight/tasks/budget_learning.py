@@ -6,6 +6,7 @@ PyTorch, is as good as none.
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from safelight.engines.budget_rates import (
     measured_rates,
     process_bytes,
 )
+from safelight.engines.disturbance import Watch
 from safelight.engines.placement import DTYPES, resolve_device
 from safelight.engines.table import EAGER
 from safelight.errors import OutputError
@@ -32,8 +34,14 @@ from safelight.tasks.supplies import Supplies
 from safelight.version import __version__
 from safelight.writing import make_folder, write_text
 
+log = logging.getLogger(__name__)
+
 FILE = "rates.json"
 LARGEST = 2**20  # bytes of the file
+BUSY = (
+    "other processes keep this machine busy, so predictions are as uncertain as its pace; what was "
+    "measured now is not remembered"
+)
 CONTEXT = 500e6  # bytes that a GPU's own context takes
 
 Known = dict[tuple[str, str], Rates]
@@ -64,10 +72,13 @@ def rates_for(types: list[str], device: torch.device) -> Known:
     machine = machine_of(device)
     known = remembered(machine)
     fresh = [(EAGER, dtype) for dtype in types if (EAGER, dtype) not in known]
+    watch = Watch()
     for engine, dtype in fresh:
         known[engine, dtype] = measured_rates(DTYPES[dtype], device)
-    if fresh:
+    if fresh and not watch.disturbed():
         remember(machine, known)
+    elif fresh:
+        log.warning(BUSY)
     return known
 
 
