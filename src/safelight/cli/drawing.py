@@ -22,6 +22,7 @@ from safelight.tasks.generate import batch_limit, settled
 from safelight.tasks.loading import Models
 from safelight.tasks.painting import Progress, decoded
 from safelight.tasks.picture import Picture, to_uint8
+from safelight.tasks.presets import check_preset
 from safelight.tasks.request import Request
 from safelight.tasks.resizing import made_larger
 from safelight.tasks.supplies import Supplies, check_pictures
@@ -39,6 +40,7 @@ def draw(
     as_json: bool,
     maps: WantedMaps = NO_MAPS,
     budget: str | None = None,
+    preset: str | None = None,
 ) -> list[Path]:
     """Draw and save all pictures, each as soon as it is finished; returns their files.
 
@@ -72,6 +74,8 @@ def draw(
                     say(f"budget: {plan}")
             request = maps.suited(request)
             model = models.of(request)
+            if preset is not None:
+                check_preset(preset, model.family.hint)
             with display.paused():
                 if models.choice is not None:
                     told.note(str(models.choice))
@@ -108,6 +112,7 @@ class Saving:
     as_json: bool = False
     maps: WantedMaps = NO_MAPS
     budget: str | None = None
+    preset: str | None = None
 
 
 def draw_as(requests: Sequence[Request], how: Saving) -> list[Path]:
@@ -126,6 +131,7 @@ def draw_as(requests: Sequence[Request], how: Saving) -> list[Path]:
         as_json=how.as_json,
         maps=how.maps,
         budget=how.budget,
+        preset=how.preset,
     )
 
 

@@ -14,6 +14,7 @@ from safelight.cli.shared_options import (
     Like,
     Metadata,
     Out,
+    Preset,
     Quality,
     SaveSteps,
     StyleNames,
@@ -42,6 +43,7 @@ def edit(
     words: Words = None,
     json: AsJson = False,
     budget: WithinBudget = None,
+    preset: Preset = None,
     like: Like = None,
     style: StyleNames = None,
     styles: Styles = None,
@@ -74,7 +76,8 @@ def edit(
         styles=styles,
         wildcards=wildcards,
         dynamic=dynamic,
+        preset=preset,
     )
     maps = wanted_maps(word_maps, words)
-    saving = Saving(out, format, quality, metadata, save_steps, json, maps, budget)
+    saving = Saving(out, format, quality, metadata, save_steps, json, maps, budget, preset)
     draw_as(requests_of(wishes), saving)

@@ -14,6 +14,7 @@ from safelight.cli.shared_options import (
     Like,
     Metadata,
     Out,
+    Preset,
     Quality,
     SaveSteps,
     StyleNames,
@@ -39,6 +40,7 @@ def generate(
     words: Words = None,
     json: AsJson = False,
     budget: WithinBudget = None,
+    preset: Preset = None,
     like: Like = None,
     prompts: Annotated[
         Path | None, typer.Option("--prompts", help="A file with a prompt on each line.")
@@ -67,7 +69,8 @@ def generate(
         styles=styles,
         wildcards=wildcards,
         dynamic=dynamic,
+        preset=preset,
     )
     maps = wanted_maps(word_maps, words)
-    saving = Saving(out, format, quality, metadata, save_steps, json, maps, budget)
+    saving = Saving(out, format, quality, metadata, save_steps, json, maps, budget, preset)
     draw_as(requests_of(wishes), saving)

@@ -47,6 +47,12 @@ WithinBudget = Annotated[
         "memory and bands, and says what it expects.",
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", help="fast: 10 steps of UniPC, about half the time; options beside it win."
+    ),
+]
 WordMaps = Annotated[
     bool,
     typer.Option("--word-maps", help="Also save where each word acted, as NAME-words.png."),

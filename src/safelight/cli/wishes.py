@@ -10,6 +10,7 @@ from safelight.cli.missing import must_exist
 from safelight.cli.telling import tell
 from safelight.errors import FileError, ReplayError, RequestError
 from safelight.tasks.metadata.reader import Found, read_settings
+from safelight.tasks.presets import preset_settings
 from safelight.tasks.prompt_lines import lines_of
 from safelight.tasks.request import Request
 from safelight.text.dynamic import expand
@@ -33,6 +34,7 @@ class Wishes:
     styles: Path | None = None
     wildcards: Path | None = None
     dynamic: bool = True
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def idle_options(wishes: Wishes) -> Iterator[tuple[str, str]]:
         yield "--wildcards", "with --no-dynamic"
     if wishes.styles and not wishes.style_names:
         yield "--styles", "without --style"
+    if wishes.preset and {"sampler", "steps"} <= set(wishes.settings):
+        yield "--preset", "beside --sampler and --steps"
     varied = "subseed_strength" in wishes.settings or wishes.like or wishes.prompts
     if "subseed" in wishes.settings and not varied:
         yield "--subseed", "without --subseed-strength"
@@ -135,7 +139,7 @@ def base_settings(wishes: Wishes, *, varied: Collection[str] = ()) -> dict[str, 
             **request.model_dump(mode="json", include=set(SamplerHint().settings())),
             **request.model_dump(mode="json", exclude_defaults=True, exclude={"look_up"}),
         }
-    settings = laid_on(settings, wishes.settings)
+    settings = laid_on(laid_on(settings, preset_settings(wishes.preset)), wishes.settings)
     if wishes.prompt is not None:
         settings["prompt"] = wishes.prompt
     return settings
