@@ -5,6 +5,7 @@ import {
   Alert,
   AppShell,
   Badge,
+  Button,
   Center,
   Grid,
   Group,
@@ -15,7 +16,7 @@ import {
   useMantineColorScheme,
 } from "@mantine/core";
 import { IconMoon, IconSun } from "@tabler/icons-react";
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 
 import type { Kept, Settings } from "./api/types";
 import { Current } from "./draw/Current";
@@ -24,6 +25,7 @@ import { Form } from "./draw/Form";
 import { Compare } from "./gallery/Compare";
 import { Gallery } from "./gallery/Gallery";
 import { GridTab } from "./grid/GridTab";
+import { LessonTab } from "./lesson/LessonTab";
 import { Dropped } from "./parts/Dropped";
 import { Opened } from "./gallery/Opened";
 import { QueueList } from "./queue/QueueList";
@@ -31,17 +33,27 @@ import { useCatalogue } from "./state/catalogue";
 import { at, put, useDraft } from "./state/draft";
 import { isOver, useJobs } from "./state/jobs";
 
-export function App() {
+const HEADER = 52; // pixels
+const BELOW_HEADER = { scrollMarginTop: HEADER + 8 };
+const NARROW = "(max-width: 62em)"; // Mantine's md
+
+interface Props {
+  signOut: (() => void) | null; // where there are keys
+}
+
+export function App({ signOut }: Props) {
   const [tab, setTab] = useState<string | null>("draw");
   const [fresh, setFresh] = useState(0);
   const [looked, setLooked] = useState<string | null>(null);
   const [opened, setOpened] = useState<string | null>(null);
+  const [lesson, setLesson] = useState<string | null>(null);
   const [pair, setPair] = useState<[Kept, Kept] | null>(null);
   const [trouble, setTrouble] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
+  const seen = useRef<HTMLDivElement>(null);
   const draft = useDraft();
   const { found, error } = useCatalogue();
-  const { jobs, submit, cancel, reload } = useJobs(
+  const { jobs, submit, adopt, cancel, reload } = useJobs(
     useCallback(() => setFresh((n) => n + 1), []),
   );
 
@@ -49,6 +61,12 @@ export function App() {
   useEffect(() => {
     reload().catch((reason: Error) => setTrouble(reason.message));
   }, [reload, fresh]);
+
+  // where the columns stand below one another, what is looked at is far from where it was chosen
+  useEffect(() => {
+    if (looked === null || !window.matchMedia(NARROW).matches) return;
+    seen.current?.scrollIntoView({ block: "start" });
+  }, [looked]);
 
   const draw = useCallback(
     async (settings: Settings) => {
@@ -82,10 +100,18 @@ export function App() {
     [draft],
   );
 
+  const learn = useCallback((picture: string) => {
+    setLesson(picture);
+    setOpened(null);
+    setTab("lesson");
+  }, []);
+
   const waiting = jobs.filter((job) => !isOver(job)).length;
   const shown = jobs.find((job) => job.id === looked) ?? jobs.find((job) => !isOver(job)) ?? null;
+  // below the settings it needs room of its own, or there is nothing to scroll to
+  const room = { base: shown === null ? 0 : "85vh", md: 0 };
   return (
-    <AppShell header={{ height: 52 }} padding="md">
+    <AppShell header={{ height: HEADER }} padding="md">
       <AppShell.Header>
         <Group h="100%" px="md" justify="space-between" wrap="nowrap">
           <Group gap="xs" wrap="nowrap">
@@ -94,7 +120,14 @@ export function App() {
             </Title>
             {waiting > 0 && <Badge variant="default">{waiting} to draw</Badge>}
           </Group>
-          <SchemeButton />
+          <Group gap="xs" wrap="nowrap">
+            {signOut !== null && (
+              <Button variant="subtle" color="gray" size="compact-sm" onClick={signOut}>
+                Sign out
+              </Button>
+            )}
+            <SchemeButton />
+          </Group>
         </Group>
       </AppShell.Header>
       <AppShell.Main>
@@ -112,6 +145,7 @@ export function App() {
               <Tabs.Tab value="edit">Draw on a picture</Tabs.Tab>
               <Tabs.Tab value="grid">Grid</Tabs.Tab>
               <Tabs.Tab value="gallery">Gallery</Tabs.Tab>
+              <Tabs.Tab value="lesson">Lesson</Tabs.Tab>
             </Tabs.List>
             <Tabs.Panel value="draw">
               <Grid gap="lg">
@@ -123,7 +157,7 @@ export function App() {
                     onDraw={() => void draw(fromText(draft.settings))}
                   />
                 </Grid.Col>
-                <Grid.Col span={{ base: 12, md: 7, lg: 5 }}>
+                <Grid.Col span={{ base: 12, md: 7, lg: 5 }} ref={seen} style={BELOW_HEADER} mih={room}>
                   <Current
                     job={shown}
                     onCancel={(id) => void cancel(id)}
@@ -151,7 +185,7 @@ export function App() {
                     onTrouble={setTrouble}
                   />
                 </Grid.Col>
-                <Grid.Col span={{ base: 12, lg: 3 }}>
+                <Grid.Col span={{ base: 12, lg: 3 }} ref={seen} style={BELOW_HEADER} mih={room}>
                   <Current job={shown} onCancel={(id) => void cancel(id)} onOpen={setOpened} />
                 </Grid.Col>
               </Grid>
@@ -168,6 +202,15 @@ export function App() {
             <Tabs.Panel value="gallery">
               <Gallery fresh={fresh} onOpen={setOpened} onCompare={setPair} />
             </Tabs.Panel>
+            <Tabs.Panel value="lesson">
+              <LessonTab
+                picture={lesson}
+                jobs={jobs}
+                adopt={adopt}
+                onChoose={setLesson}
+                onCancel={(id) => void cancel(id)}
+              />
+            </Tabs.Panel>
           </Tabs>
         )}
       </AppShell.Main>
@@ -176,7 +219,9 @@ export function App() {
         onClose={() => setOpened(null)}
         onReuse={reuse}
         onEdit={edit}
+        onLesson={learn}
         onDeleted={() => {
+          if (opened === lesson) setLesson(null);
           setOpened(null);
           setFresh((n) => n + 1);
         }}

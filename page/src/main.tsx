@@ -6,6 +6,7 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 
 import { App } from "./App";
+import { Gate } from "./session/Gate";
 
 // A darkroom's light is red: the one light under which paper may be looked at.
 const theme = createTheme({ primaryColor: "red", primaryShade: { light: 9, dark: 8 } });
@@ -13,7 +14,7 @@ const theme = createTheme({ primaryColor: "red", primaryShade: { light: 9, dark:
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
     <MantineProvider theme={theme} defaultColorScheme="auto">
-      <App />
+      <Gate>{(signOut) => <App signOut={signOut} />}</Gate>
     </MantineProvider>
   </StrictMode>,
 );

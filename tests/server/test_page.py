@@ -9,6 +9,7 @@ import pytest
 
 from safelight.server.page.door import built
 from safelight.server.registry import Listed, Registry
+from safelight.server.settings import Key
 from safelight.text.bpe import Tokenizer
 from server_fake import FakePainter
 from server_live import live
@@ -81,6 +82,17 @@ class Visit:
         assert self.hosts == {self.address.split("/")[2]}
 
 
+def serious(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe finds that keeps people out: the rules, and where they are broken."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.fixture
 def visit(browser: Any, tmp_path: Path) -> Iterator[Visit]:
     with live(tmp_path / "out", FakePainter(step=0.05)) as port:
@@ -92,8 +104,8 @@ def visit(browser: Any, tmp_path: Path) -> Iterator[Visit]:
 def test_a_prompt_becomes_a_picture_that_a_reload_keeps(visit: Visit) -> None:
     page = visit.page
     visit.draw("a (red:1.2) apple")
-    page.get_by_text("red ×1.2").wait_for()
     page.get_by_text("of 20").first.wait_for()
+    page.get_by_text("red ×1.2").wait_for()
     page.get_by_label("Open picture 1").wait_for()
     page.reload()
     assert page.get_by_label("Prompt", exact=True).input_value() == "a (red:1.2) apple"
@@ -185,12 +197,120 @@ def test_two_pictures_are_compared_and_found_by_words(visit: Visit) -> None:
     visit.clean()
 
 
+def test_a_lesson_is_scrubbed_through_and_played(visit: Visit) -> None:
+    page = visit.page
+    visit.draw("a pear")
+    page.get_by_label("Open picture 1").click()
+    page.get_by_role("button", name="Lesson", exact=True).click()
+    page.get_by_text("Step 1 of 20 begins").wait_for()
+    slider = page.get_by_role("slider", name="Step")
+    slider.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    page.get_by_text("Step 3 of 20 begins").wait_for()
+    names = ("noisy latents", "predicted picture", "predicted noise", "guidance difference")
+    for name in names:
+        shown = page.get_by_alt_text(f"The {name} at step 3", exact=True)
+        shown.wait_for()
+        # it was decoded, and is not a box of a picture that did not come
+        shown.evaluate("image => image.decode()")
+        assert shown.evaluate("image => image.naturalWidth") > 0
+    page.get_by_text("pear", exact=True).click()
+    page.get_by_alt_text("Where “pear” acted at step 3").evaluate("image => image.decode()")
+    page.get_by_role("img", name="at step 3 it is").wait_for()
+    slider.press("End")
+    page.get_by_text("Step 20 of 20 begins").wait_for()
+    page.get_by_role("button", name="Play").click()
+    page.get_by_text("Step 2 of 20 begins").wait_for()
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Another picture").click()
+    page.get_by_label("Lesson of: a pear").click()  # kept: nothing is drawn for it
+    page.get_by_text("Step 1 of 20 begins").wait_for()
+    visit.clean()
+
+
+def test_on_a_phone_what_was_asked_for_comes_into_sight(visit: Visit) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 390, "height": 844})
+    visit.draw("a pear")
+    page.get_by_label("Open picture 1").wait_for()
+    header = page.get_by_role("banner").bounding_box()
+    for seen in (page.get_by_role("status").first, page.get_by_label("Open picture 1")):
+        box = seen.bounding_box()
+        assert header["y"] + header["height"] <= box["y"] < 844 - box["height"]
+    visit.clean()
+
+
+def test_a_key_is_asked_for_once(browser: Any, tmp_path: Path) -> None:
+    keys = (Key("ann", "secret-of-ann"),)
+    with live(tmp_path / "out", FakePainter(), keys=keys) as port:
+        visit = Visit(browser, port)
+        page = visit.page
+        page.get_by_label("Key", exact=True).fill("a wrong one")
+        page.get_by_role("button", name="Come in").click()
+        page.get_by_text("That is not a key of this server.").wait_for()
+        assert len(visit.complaints) == 1 and "401" in visit.complaints[0]  # of the wrong key
+        visit.complaints.clear()
+        page.get_by_label("Key", exact=True).fill("secret-of-ann")
+        page.keyboard.press("Enter")
+        visit.draw("a pear")
+        visit.status().get_by_text("Drawn").wait_for()
+        page.get_by_label("Open picture 1").wait_for()
+        page.reload()  # a cookie stands for the key, and no script can read it
+        page.get_by_label("Prompt", exact=True).wait_for()
+        assert page.evaluate("document.cookie") == ""
+        stored = page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
+        assert "secret-of-ann" not in stored
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("Key", exact=True).wait_for()
+        visit.clean()
+        page.close()
+
+
+def test_a_session_that_ended_asks_for_the_key_again(browser: Any, tmp_path: Path) -> None:
+    keys = (Key("ann", "secret-of-ann"),)
+    with live(tmp_path / "out", FakePainter(), keys=keys) as port:
+        visit = Visit(browser, port)
+        page = visit.page
+        page.get_by_label("Key", exact=True).fill("secret-of-ann")
+        page.keyboard.press("Enter")
+        page.get_by_label("Prompt", exact=True).fill("a pear")
+        page.context.clear_cookies()
+        page.get_by_role("button", name="Draw", exact=True).click()
+        page.get_by_label("Key", exact=True).fill("secret-of-ann")
+        page.keyboard.press("Enter")
+        assert page.get_by_label("Prompt", exact=True).input_value() == "a pear"
+        assert all("401" in complaint for complaint in visit.complaints)
+        page.close()
+
+
 def test_what_the_server_refuses_is_shown(visit: Visit) -> None:
     page = visit.page
     page.get_by_label("Width", exact=True).fill("100")
     visit.draw("a pear")
     page.get_by_role("alert").get_by_text("multiple of 8").wait_for()
     assert [c for c in visit.complaints if "422" not in c] == []
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: npm ci in page/")
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("width", [1300, 390])
+def test_axe_finds_nothing_serious_before_the_key(
+    scheme: str, width: int, browser: Any, tmp_path: Path
+) -> None:
+    keys = (Key("ann", "secret-of-ann"),)
+    with live(tmp_path / "out", FakePainter(), keys=keys) as port:
+        visit = Visit(browser, port, color_scheme=scheme)
+        page = visit.page
+        page.set_viewport_size({"width": width, "height": 900})
+        page.get_by_label("Key", exact=True).fill("a wrong one")
+        assert serious(page) == []
+        page.get_by_role("button", name="Come in").click()
+        page.get_by_text("That is not a key").wait_for()
+        assert serious(page) == []
+        page.close()
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: npm ci in page/")
@@ -203,17 +323,13 @@ def test_axe_finds_nothing_serious(scheme: str, width: int, browser: Any, tmp_pa
         page.set_viewport_size({"width": width, "height": 900})
         visit.draw("a pear")
         visit.status().get_by_text("Drawn").wait_for()
-        source = AXE.read_text(encoding="utf-8")
-        for tab in ("Draw", "Draw on a picture", "Grid", "Gallery"):
+        for tab in ("Draw", "Draw on a picture", "Grid", "Gallery", "Lesson"):
             visit.tab(tab)
             page.wait_for_timeout(300)
-            page.evaluate(source)
-            found = page.evaluate("axe.run()")
-            serious = [
-                (one["id"], [node["html"][:200] for node in one["nodes"]])
-                for one in found["violations"]
-                if one["impact"] in ("serious", "critical")
-            ]
-            assert serious == [], tab
+            assert serious(page) == [], tab
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        page.get_by_label("Lesson of: a pear").click()
+        page.get_by_text("Step 1 of 20 begins").wait_for()
+        assert serious(page) == [], "a lesson"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.close()

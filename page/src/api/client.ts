@@ -5,6 +5,7 @@ import type {
   Inspection,
   Job,
   Kept,
+  Lesson,
   Listed,
   Preprocessor,
   PromptReading,
@@ -24,6 +25,9 @@ export class Refusal extends Error {
   }
 }
 
+/** What the window hears when the server asks for a key: its session ended, or never began. */
+export const NO_KEY = "safelight-no-key";
+
 async function asked(path: string, init: RequestInit = {}): Promise<Response> {
   let answer: Response;
   try {
@@ -32,6 +36,7 @@ async function asked(path: string, init: RequestInit = {}): Promise<Response> {
     throw new Refusal(0, "the server does not answer", null);
   }
   if (answer.ok) return answer;
+  if (answer.status === 401) window.dispatchEvent(new Event(NO_KEY));
   const wait = Number(answer.headers.get("retry-after"));
   throw new Refusal(answer.status, await reason(answer), wait > 0 ? wait : null);
 }
@@ -88,9 +93,16 @@ export const api = {
   limits: () => json<{ limits: { [name: string]: number } }>("api/limits"),
   useModel: (name: string) => json<{ model: string }>("api/model", body({ name })),
 
+  teach: (picture: string) =>
+    json<{ kept: boolean; job: Job | null }>("api/lessons", body({ picture })),
+  lesson: (picture: string) => json<Lesson>(`api/lessons/${picture}`),
+
   session: () => json<Session>("api/session"),
   open: (key: string) => json<Session>("api/session", body({ key })),
+  close: () => json<Session>("api/session", { method: "DELETE" }),
 };
 
 export const pictureAt = (id: string) => `api/pictures/${id}`;
+export const panelAt = (picture: string, step: number, panel: string) =>
+  `api/lessons/${picture}/${step}/${panel}`;
 export const thumbnailAt = (id: string, side = 256) => `api/pictures/${id}/thumbnail?side=${side}`;

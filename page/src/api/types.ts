@@ -115,6 +115,25 @@ export interface Preprocessor {
   serves: string[];
 }
 
+export interface LessonStep {
+  step: number;
+  sigma: number;
+  time: number;
+  calls: number;
+  noise: number;
+  guidance: number | null;
+  sentence: string;
+  shares: { [word: string]: number };
+}
+
+export interface Lesson {
+  picture: string;
+  same: boolean;
+  steps: LessonStep[];
+  words: { text: string; word: string }[];
+  sentences: { [panel: string]: string };
+}
+
 export interface Session {
   needed: boolean;
   known: boolean;

@@ -87,7 +87,7 @@ export function standing(job: Followed): string {
 }
 
 function soon(eta: number | null): string {
-  return eta === null ? "" : `, about ${seconds(eta)} to go`;
+  return eta === null || eta <= 0 ? "" : `, about ${seconds(eta)} to go`;
 }
 
 function took(job: Followed): string {

@@ -1,4 +1,4 @@
-// One picture with its recipe: reuse its settings, draw on it, save it, delete it.
+// One picture with its recipe: reuse its settings, draw on it, see how it came, save it, delete it.
 
 import { Button, Code, Group, Image, Modal, ScrollArea, Stack, Text } from "@mantine/core";
 import { useEffect, useState } from "react";
@@ -11,13 +11,14 @@ interface Props {
   onClose: () => void;
   onReuse: (settings: Settings) => void;
   onEdit: (picture: string) => void;
+  onLesson: (picture: string) => void;
   onDeleted: () => void;
 }
 
 // Chosen by the server for this machine; a request may leave them out, and other servers choose other
 const ITS_OWN = ["device", "dtype", "engine", "offload", "batch", "look_up"];
 
-export function Opened({ picture, onClose, onReuse, onEdit, onDeleted }: Props) {
+export function Opened({ picture, onClose, onReuse, onEdit, onLesson, onDeleted }: Props) {
   const [settings, setSettings] = useState<Settings | null>(null);
   const [error, setError] = useState<string | null>(null);
   const [sure, setSure] = useState(false);
@@ -47,6 +48,9 @@ export function Opened({ picture, onClose, onReuse, onEdit, onDeleted }: Props) 
             </Button>
             <Button variant="default" onClick={() => onEdit(picture)}>
               Draw on it
+            </Button>
+            <Button variant="default" onClick={() => onLesson(picture)}>
+              Lesson
             </Button>
             <Button variant="default" component="a" href={pictureAt(picture)} download={`${picture}.png`}>
               Save

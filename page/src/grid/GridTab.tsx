@@ -150,6 +150,7 @@ function CellView(props: { cell: Cell | null; jobs: Followed[]; onOpen: (picture
   return (
     <Card
       p={0}
+      withBorder
       component="button"
       type="button"
       aria-label={`Open ${cell.row}, ${cell.column}`}

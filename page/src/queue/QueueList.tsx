@@ -46,6 +46,7 @@ export function QueueList({ jobs, looked, onLook, onCancel }: Props) {
               )}
               <UnstyledButton onClick={() => onLook(job.id)} flex={1} miw={0}>
                 <Text size="sm" truncate>
+                  {job.door === "lesson" && "Lesson: "}
                   {job.request.prompt || "(no prompt)"}
                 </Text>
                 <Group gap={6}>

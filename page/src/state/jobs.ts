@@ -57,6 +57,7 @@ export function after(job: Followed, event: JobEvent): Followed {
 export interface Jobs {
   jobs: Followed[];
   submit: (settings: Settings) => Promise<Followed>;
+  adopt: (job: Job) => Followed;
   cancel: (id: string) => Promise<void>;
   reload: () => Promise<void>;
 }
@@ -96,9 +97,9 @@ export function useJobs(finished: () => void): Jobs {
     };
   }, []);
 
-  const submit = useCallback(
-    async (settings: Settings) => {
-      const job = { ...(await api.submit(settings)), preview: null };
+  const adopt = useCallback(
+    (made: Job) => {
+      const job = { ...made, preview: null };
       setJobs((known) => [job, ...known.filter((k) => k.id !== job.id)]);
       watch(job.id);
       return job;
@@ -106,10 +107,15 @@ export function useJobs(finished: () => void): Jobs {
     [watch],
   );
 
+  const submit = useCallback(
+    async (settings: Settings) => adopt(await api.submit(settings)),
+    [adopt],
+  );
+
   const cancel = useCallback(async (id: string) => {
     const job = await api.cancel(id);
     setJobs((known) => known.map((k) => (k.id === id ? { ...k, ...job } : k)));
   }, []);
 
-  return { jobs, submit, cancel, reload };
+  return { jobs, submit, adopt, cancel, reload };
 }

@@ -24,6 +24,7 @@ from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.models.control_effects import MeasuredControls
 from safelight.tasks.aids import NO_AIDS, Aids, ClipAid
+from safelight.tasks.call_listener import heard, overheard
 from safelight.tasks.placing import hold_together
 from safelight.tasks.regional import requests_of, side_by_side, unplaced
 from safelight.tasks.request import Guidance, Request
@@ -115,7 +116,7 @@ def plan(
     notes = (*task_notes(model, stage), *unplaced(request, aids.places))
     wording = replace(words[-1], warnings=(*warnings, *notes))
     first = noise()
-    evaluating = evaluations(request, sigmas, savings or Savings())
+    evaluating = overheard(model, evaluations(request, sigmas, savings or Savings()))
     rule = _start_rule(request, sampler, schedule)
     aided = replace(model, network=replace(model.network, control_networks=aids.networks))
     # measured around all windows: a control may have nothing to say in the first of them
@@ -157,7 +158,7 @@ def plan(
         sigmas=sigmas,
         x=begun(stage, first, sigmas, model.process.prediction, rule),
         noise=noise,
-        denoise=held(unheld, stage, first, sigmas),
+        denoise=heard(model, held(unheld, stage, first, sigmas)),
         options=_options(sampler, request, model.process),
         wording=wording,
         sentinel=sentinel,
