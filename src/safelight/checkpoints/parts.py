@@ -17,6 +17,8 @@ from safelight.models.clip import ClipText, ClipTextConfig, ClipVision, ClipVisi
 from safelight.models.controlnet import ControlNet, ControlNetConfig
 from safelight.models.image_prompt import ImagePromptConfig, ImagePromptNet
 from safelight.models.lllite import LLLite, LLLiteConfig
+from safelight.models.safety_checker import SafetyChecker, SafetyCheckerConfig
+from safelight.models.safety_head import SafetyHead, SafetyHeadConfig
 from safelight.models.super_resolution import CompactConfig, RrdbConfig
 from safelight.models.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
@@ -31,6 +33,7 @@ Role = Literal[
     "image_prompt",
     "control",
     "upscaler",
+    "safety_checker",
 ]
 PartConfig = (
     UNetConfig
@@ -44,6 +47,8 @@ PartConfig = (
     | ControlNetConfig
     | T2IAdapterConfig
     | LLLiteConfig
+    | SafetyCheckerConfig
+    | SafetyHeadConfig
 )
 
 
@@ -177,6 +182,10 @@ def built(config: PartConfig) -> nn.Module:
             return T2IAdapter(config)
         case LLLiteConfig():
             return LLLite(config)
+        case SafetyCheckerConfig():
+            return SafetyChecker(config)
+        case SafetyHeadConfig():
+            return SafetyHead(config)
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
