@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
+from cli_tiny import tiny_model
 from safelight.errors import FileError
 from safelight.server.jobs import Failure
-from safelight.server.painter import At, Listener, Turn, failure_of
+from safelight.server.lesson_frames import Lesson, lesson_of
+from safelight.server.painter import At, Listener, Portion, Turn, failure_of
+from safelight.server.previews import fitted
 from safelight.server.service import Service
 from safelight.server.settings import ServerSettings
+from safelight.tasks.lesson import Moment
 from safelight.tasks.picture import Picture
 from safelight.tasks.recipe import Recipe, Result, Software, pixels_sha256
 from safelight.tasks.request import Request
+from safelight.tasks.word_recording import TextMaps
+from safelight.text.word_maps import WordMap
 
 T = TypeVar("T")
 
@@ -41,6 +48,33 @@ def picture_of(request: Request, index: int = 0) -> Picture:
         ),
     )
     return Picture(pixels, recipe)
+
+
+def taught(portion: Portion) -> Lesson:
+    """A lesson of a picture's steps and words, of a model that knows nothing: all is noise."""
+    model, request = tiny_model(0), picture_of(portion.request).recipe.request
+    draw = torch.Generator().manual_seed(request.seed or 0)
+    words = request.prompt.replace("(", " ").split()
+
+    def latents() -> torch.Tensor:
+        return torch.randn(4, 8, 8, generator=draw)
+
+    def heat(word: str) -> WordMap:
+        return WordMap(word, torch.rand(8, 8, generator=draw).numpy(), 1 / len(words))
+
+    moments = [
+        Moment(
+            sigma=14.6 / step**1.5,
+            time=999.0 / step,
+            calls=1,
+            x=latents() * 14.6 / step**1.5,
+            denoised=latents(),
+            difference=latents() if request.cfg_scale != 1 else None,
+            texts=(TextMaps(request.prompt, tuple(map(heat, words))),),
+        )
+        for step in range(1, request.steps + 1)
+    ]
+    return lesson_of(model, fitted(model.codec), moments, request)
 
 
 class FakePainter:
@@ -69,6 +103,12 @@ class FakePainter:
             raise FileError(f"{request.model} is truncated")
         self.models.add(model)
 
+    def revive(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
     def draw(self, turn: Turn, listener: Listener) -> None:
         self.models.add(turn.model)
         self.turns.append({p.job.id: len(p.indices) for p in turn.portions})
@@ -89,6 +129,9 @@ class FakePainter:
             error = self.fails(portion.request)
             if error is not None:
                 listener.failed(portion.job.id, failure_of(error))
+                continue
+            if portion.teaches:
+                listener.taught(portion.job.id, picture_of(portion.request), taught(portion))
                 continue
             for index in portion.indices:
                 listener.drawn(portion.job.id, index, picture_of(portion.request, index))

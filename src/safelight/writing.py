@@ -12,6 +12,8 @@ from typing import BinaryIO
 from safelight.errors import OutputError
 from safelight.printable import shown
 
+PART = ".part"  # ends the name of a file that is being written
+
 
 def write_whole(path: Path, data: bytes, *, replace: bool = True) -> None:
     """Write a file as `whole_file` does."""
@@ -70,6 +72,17 @@ def whole_folder(path: Path, size: int) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left of files that they were writing, in a folder and below.
+
+    Only for folders that one process alone writes to: another one's unfinished files look the same.
+    """
+    for path in folder.rglob(f".*{PART}"):
+        if len(path.name) == len(_temporary(path).name):
+            with suppress(OSError):
+                path.unlink()
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are missing. Raises OutputError."""
     try:
@@ -81,7 +94,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{secrets.token_hex(8)}.part")
+    return path.with_name(f".{secrets.token_hex(8)}{PART}")
 
 
 @contextmanager

@@ -473,7 +473,7 @@ def test_a_judge_sees_every_picture_and_its_word_is_told(tmp_path: Path, models:
         await service.start(load=False)
         held = await drawn(service)
         assert held.failure is not None
-        assert (held.failure.kind, held.failure.message) == ("judged", "not this one")
+        assert (held.failure.kind, held.failure.message) == ("withheld", "not this one")
         shown = await drawn(service)
         assert shown.state is State.DONE and "fine" in shown.warnings
         assert seen == [(64, 64, 3)] * 2

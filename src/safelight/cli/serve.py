@@ -1,13 +1,17 @@
 """`safelight serve`: the server."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+if TYPE_CHECKING:
+    from safelight.server.settings import SafetyAction
 
 NETWORK = "Who may ask"
 DRAWING = "What it draws with"
 KEEPING = "What it keeps"
+SAFETY = "What it gives out"
 LIMITS = "Limits"
 
 
@@ -96,10 +100,32 @@ def serve(
             rich_help_panel=DRAWING,
         ),
     ] = "auto",
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Draw in several processes, on Ray.", rich_help_panel=DRAWING),
+    ] = False,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes with models of their own [2].",
+            min=1,
+            max=1000,
+            rich_help_panel=DRAWING,
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A cluster to join [one of this machine alone].", rich_help_panel=DRAWING
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            help="Threads of the CPU [torch's choice].", min=1, max=1024, rich_help_panel=DRAWING
+            help="Threads of the CPU, of each replica [torch's choice, shared out].",
+            min=1,
+            max=1024,
+            rich_help_panel=DRAWING,
         ),
     ] = None,
     batch: Annotated[
@@ -120,6 +146,24 @@ def serve(
             help="Steps between previews; 0: none.", min=0, max=1000, rich_help_panel=DRAWING
         ),
     ] = 2,
+    safety_checker: Annotated[
+        Path | None,
+        typer.Option(
+            help="A safety checker (CompVis' or LAION's) that looks at every picture.",
+            rich_help_panel=SAFETY,
+        ),
+    ] = None,
+    safety_clip: Annotated[
+        Path | None,
+        typer.Option(help="The CLIP that LAION's checker is a head for.", rich_help_panel=SAFETY),
+    ] = None,
+    safety_action: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of a picture that it flags: withhold or label.",
+            rich_help_panel=SAFETY,
+        ),
+    ] = "withhold",
     out: Annotated[
         Path,
         typer.Option(
@@ -206,12 +250,18 @@ def serve(
             dtype=dtype,
             engine=engine,
             offload=offload,
+            ray=ray,
+            replicas=replicas,
+            ray_address=ray_address,
             threads=threads,
             batch=batch,
             model_bytes=round(model_memory * 1e9),
             preview_every=preview_every,
             grace=grace,
             limits=limits,
+            safety_checker=safety_checker,
+            safety_clip=safety_clip,
+            safety_action=cast("SafetyAction", safety_action),
             log_prompts=log_prompts,
             save_metadata=metadata,
         )

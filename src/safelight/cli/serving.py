@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from safelight.errors import FileError, RequestError
 from safelight.printable import shown
 
 if TYPE_CHECKING:
+    from safelight.server.painter import FarPainter
     from safelight.server.settings import Key, ServerSettings
 
 VARIABLE = "SAFELIGHT_API_KEY"
@@ -79,8 +81,8 @@ def served(settings: "ServerSettings") -> None:
             raise FileError(f"{shown(folder)} is not a folder.")
     listener = listening(settings)
     log_to()
-    try:
-        service = Service(settings)
+    with closing(listener), _replicas(settings) as replicas:
+        service = Service(settings, replicas=replicas)
         app = create_app(settings, service=service, explained=explained)
         url = address_of(listener, settings)
 
@@ -89,5 +91,12 @@ def served(settings: "ServerSettings") -> None:
             say(f"Safelight serves {url}{key}; pictures go to {shown(settings.out)}/")
 
         asyncio.run(serve(app, service, listener, told=told))
-    finally:
-        listener.close()
+
+
+def _replicas(settings: "ServerSettings") -> "AbstractContextManager[Sequence[FarPainter]]":
+    """What draws in place of this process, if anything does."""
+    if not settings.ray:
+        return nullcontext(())
+    from safelight.server.ray_painters import ray_painters
+
+    return ray_painters(settings)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from safelight.server import furnishing, native, operation, preprocessing, sessions
+from safelight.server import furnishing, lessons, native, operation, preprocessing, sessions
 from safelight.server.a1111 import door as a1111
 from safelight.server.documents import document
 from safelight.server.furnishing import Explained
@@ -28,7 +28,7 @@ from safelight.server.settings import ServerSettings
 from safelight.version import __version__
 
 # All that is reached under a path of its own, in the order in which it is installed
-DOORS = (native, a1111, openai, preprocessing, page)
+DOORS = (native, lessons, a1111, openai, preprocessing, page)
 
 
 def create_app(

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from safelight.server.a1111.documents import SCHEMAS as A1111
 from safelight.tasks.request import Request
 from safelight.version import __version__
 
@@ -54,6 +55,14 @@ CHOICES: Mapping[str, Mapping[str, object]] = {
         "required": ["name"],
     },
     "KeyGiven": {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]},
+    "PictureToTeach": {
+        "type": "object",
+        "properties": {
+            "picture": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+            "again": {"type": "boolean", "default": False},
+        },
+        "required": ["picture"],
+    },
     "PromptToRead": {
         "type": "object",
         "properties": {
@@ -84,11 +93,15 @@ REFUSALS = {
     "401": "The key is missing or wrong.",
     "403": "A page of another site asks.",
     "404": "There is no such thing, or it is somebody else's.",
+    "408": "The body did not arrive in time.",
     "413": "More bytes than the limit.",
     "415": "Another content type than the endpoint takes.",
+    "421": "The request is for another host.",
     "422": "A value cannot be, or is beyond the limits.",
     "429": "The queue is full; see Retry-After.",
+    "431": "The path and headers are too long.",
     "503": "The server is starting or stopping; see Retry-After.",
+    "507": "The disk or the memory is full.",
 }
 
 
@@ -127,7 +140,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas = components.setdefault("schemas", {})
         schemas |= request_schemas()
         schemas |= {"UploadedPicture": dict(UPLOAD), "Problem": dict(PROBLEM)}
-        schemas |= {name: dict(schema) for name, schema in CHOICES.items()}
+        schemas |= {name: dict(schema) for name, schema in {**CHOICES, **A1111}.items()}
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
         components["securitySchemes"] = {

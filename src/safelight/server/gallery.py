@@ -14,23 +14,29 @@ from PIL import Image
 from safelight.errors import FileError
 from safelight.server.jobs import Job
 from safelight.server.kept import Kept, picture_id
+from safelight.server.lesson_store import Lessons
 from safelight.server.refusals import Unknown
 from safelight.tasks.picture import Picture
 from safelight.tasks.picture_file import RECIPE_KEY, open_picture
 from safelight.tasks.recipe import Recipe, bare_name
-from safelight.writing import make_folder, write_whole
+from safelight.writing import make_folder, remove_parts, write_whole
 
+DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 THUMBNAIL = 256
 THUMBNAIL_MOST = 1024
 QUALITY = 85
 
 
 class Gallery:
-    """The output folder: `2026-11-23/{seed}-{id}.png`, and small pictures to show them by."""
+    """The output folder: `2026-11-23/{seed}-{id}.png`, small pictures to show them by,
+    and their lessons."""
 
     def __init__(self, folder: Path, thumbnails: Path, *, metadata: bool = True) -> None:
         self.folder, self.thumbnails, self.metadata = folder, thumbnails, metadata
         make_folder(thumbnails)
+        for own in (thumbnails.parent, *folder.glob(DAY)):
+            remove_parts(own)
+        self.lessons = Lessons(thumbnails.parent / "lessons")
 
     def file_of(self, job: Job, index: int) -> str:
         """The name of a picture's file; the same if it is drawn again after a crash."""
@@ -97,6 +103,7 @@ class Gallery:
 
     def delete(self, kept: Kept) -> None:
         """Remove a picture's files; those that are gone already are no error."""
+        self.lessons.delete(kept.id)
         for path in (self.folder / kept.file, self.thumbnails / f"{kept.id}.jpg"):
             with suppress(OSError):
                 path.unlink(missing_ok=True)

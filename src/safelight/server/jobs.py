@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from safelight.tasks.request import Request
 
 Hold = Literal["server", "connection"]
+LESSON = "lesson"  # the door of jobs that draw a picture again, step by step: its id is the tag
 
 
 class State(StrEnum):
@@ -52,7 +53,8 @@ LOCAL = Owner("local")
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a job failed. kind: "request", "file", "memory", "numbers", "disk", "deadline",
-    "internal". status: of HTTP, for APIs that answer with the result. id: of an entry in the log.
+    "withheld", "internal". status: of HTTP, for APIs that answer with the result. id: of an entry
+    in the log.
     """
 
     kind: str
@@ -68,8 +70,10 @@ class Job:
     id: 16 hex digits. number: the order of submission. seed and exactness of `request` are chosen.
     tag: the client's own name for it, "" if it gave none. door: the API that it came through.
     hold: "connection" if it is cancelled when nobody follows it any more.
-    attempts: how often it was begun; 2 if the server died meanwhile: it is begun again once.
+    attempts: how often it was begun; 2 if the server died meanwhile, or the replica that drew it:
+        it is begun again once.
     pictures: ids of finished ones in order of index (0 to count - 1), as (index, id).
+    verdicts: of a judge on its pictures, if there is one; those it withheld are not in `pictures`.
     step, steps: of the batch that is being drawn. progress: of the whole job, 0 to 1.
     position: jobs before it, itself included; 0 once it runs. eta: seconds until it is over, None
         if nothing was measured yet.
@@ -89,6 +93,7 @@ class Job:
     deadline: float | None = None
     attempts: int = 0
     pictures: tuple[tuple[int, str], ...] = ()
+    verdicts: "tuple[Judged, ...]" = ()
     warnings: tuple[str, ...] = ()
     failure: Failure | None = None
     reason: str = ""  # why it was cancelled
@@ -100,14 +105,24 @@ class Job:
 
     @property
     def restarted(self) -> bool:
-        """Whether the server died while it ran, and it was begun again."""
+        """Whether the server or a replica died while it ran, and it was begun again."""
         return self.attempts > 1
 
     @property
     def left(self) -> tuple[int, ...]:
-        """The indices of pictures that are not finished."""
-        done = {index for index, _ in self.pictures}
+        """The indices of pictures that are neither finished nor withheld."""
+        done = {index for index, _ in self.pictures} | {one.index for one in self.withheld}
         return tuple(index for index in range(self.request.count) if index not in done)
+
+    @property
+    def withheld(self) -> "tuple[Judged, ...]":
+        """The verdicts on those pictures that were drawn and are not given out."""
+        return tuple(one for one in self.verdicts if one.outcome == "withheld")
+
+    def judged(self, verdict: "Judged") -> "Job":
+        """The job with a verdict on one of its pictures, in place of any before."""
+        others = [one for one in self.verdicts if one.index != verdict.index]
+        return self.changed(verdicts=tuple(sorted((*others, verdict), key=lambda v: v.index)))
 
     def changed(self, **changes: object) -> "Job":
         """The same job further on."""
@@ -126,6 +141,7 @@ class Job:
         told["position"] = self.position if self.state is State.QUEUED else None
         told["eta"] = self.eta
         told["pictures"] = [{"index": index, "id": id} for index, id in self.pictures]
+        told["verdicts"] = [one.to_json() for one in self.verdicts]
         told["warnings"] = list(self.warnings)
         told["reason"] = self.reason or None
         failure = self.failure
@@ -168,7 +184,7 @@ class Queued(Body):
 
 @dataclass(frozen=True, slots=True)
 class Started(Body):
-    """It runs. restarted: it ran before, and the server died."""
+    """It runs. restarted: it ran before, and the server or a replica died."""
 
     kind: ClassVar[str] = "started"
     restarted: bool = False
@@ -202,6 +218,19 @@ class Drawn(Body):
     seed: int
     width: int
     height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged(Body):
+    """A judge looked at picture `index`.
+
+    outcome: "passed", "labelled" or "withheld"; words: why.
+    """
+
+    kind: ClassVar[str] = "verdict"
+    index: int
+    outcome: str
+    words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +269,8 @@ class Done(Body):
 
 
 BODIES: Mapping[str, type[Body]] = {
-    body.kind: body for body in (Queued, Started, Stepped, Drawn, Warned, Failed, Cancelled, Done)
+    body.kind: body
+    for body in (Queued, Started, Stepped, Drawn, Judged, Warned, Failed, Cancelled, Done)
 }
 LAST = (Failed, Cancelled, Done)
 
@@ -273,3 +303,13 @@ def _plain(value: object) -> object:
     if isinstance(value, bytes):
         return f"data:image/jpeg;base64,{base64.b64encode(value).decode()}"
     return list(value) if isinstance(value, tuple) else value
+
+
+def last_word(job: Job) -> Body:
+    """The last event of a job that is over."""
+    if job.state is State.DONE:
+        took = (job.finished or 0) - (job.started or job.finished or 0)
+        return Done(round(max(took, 0), 3), tuple(id for _, id in job.pictures))
+    if job.failure is not None:
+        return Failed(job.failure.kind, job.failure.message, job.failure.id)
+    return Cancelled(job.reason)

@@ -2,12 +2,14 @@
 
 from collections.abc import Hashable
 
+from safelight.server.jobs import LESSON, Job
 from safelight.tasks.request import Request
 
 
-def kind_of(request: Request) -> str | None:
-    """What requests must have in common to share a batch: all that is set but words and seeds."""
-    if request.exact or request.best_of > 1 or not request.needs_model:
+def kind_of(job: Job) -> str | None:
+    """What jobs must have in common to share a batch: all that is set but words and seeds."""
+    request = job.request
+    if job.door == LESSON or request.exact or request.best_of > 1 or not request.needs_model:
         return None
     own = {"prompt", "negative_prompt", "seed", "subseed", "count", "batch"}
     return request.model_dump_json(exclude_unset=True, exclude=own)

@@ -150,6 +150,8 @@ class Library:
             zero_terminal_snr=request.zero_terminal_snr,
         )
         model = opened(path, how, None if request.vae is None else Path(request.vae))
+        if model.placement is None:  # what rests in files is read from them again and again
+            own_weights(model)
         return Loaded(model, stamp, preview=_preview(model) if self._previews else None)
 
     def _shrink(self, budget: int, *, keep: Hashable) -> None:
@@ -199,19 +201,31 @@ def _weights(folder: Path) -> Iterator[Path]:
 def bytes_of(value: object) -> int:
     """Bytes of all tensors that a value holds, each counted once; looks into modules, dataclasses,
     lists and dictionaries."""
-    seen: set[int] = set()
-    return sum(_tensors(value, seen, 0))
+    storages = (tensor.untyped_storage() for tensor in _tensors(value, set(), 0))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _tensors(value: object, seen: set[int], depth: int) -> Iterator[int]:
+def own_weights(model: Model) -> None:
+    """Give all weights on the CPU memory of their own, so that they depend on no file.
+
+    Where a file is mapped and another program cuts it short, the next look at it ends the process
+    (SIGBUS), and a server would die of a copy that replaces a model it draws with.
+    """
+    made: dict[tuple[object, ...], Tensor] = {}  # weights that two modules share stay shared
+    for tensor in list(_tensors(model, set(), 0)):
+        if isinstance(tensor, nn.Parameter) and tensor.device.type == "cpu":
+            key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            if key not in made:
+                made[key] = tensor.data.clone()
+            tensor.data = made[key]
+
+
+def _tensors(value: object, seen: set[int], depth: int) -> Iterator[Tensor]:
     if depth > 12 or id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, Tensor):
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            yield storage.nbytes()
+        yield value
     elif isinstance(value, nn.Module):
         for tensor in (*value.parameters(), *value.buffers()):
             yield from _tensors(tensor, seen, depth + 1)

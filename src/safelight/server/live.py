@@ -7,7 +7,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 
+from safelight.server.fairness import Waiting
 from safelight.server.jobs import Body, Event, Job, Stepped
+from safelight.server.kinds import model_of
 
 STEPS_KEPT = 2000  # step events of a job that can be replayed
 AFTER_RESTART = 2**32  # numbers of events go on from there, past all that were not kept
@@ -19,7 +21,8 @@ class Live:
 
     kind: what jobs must have in common to share a batch; None: it shares with nobody.
     since: when it came, or last had a turn. followers: connections that follow it; followed_until:
-        when the last of them went, or it came.
+        when the last of them went, or it came. underway: indices that are being drawn, and how far
+        each is, 0 to 1. last_step: when a step of it was taken.
     """
 
     job: Job
@@ -29,12 +32,31 @@ class Live:
     followers: int = 0
     followed_until: float = 0.0
     preview: bytes | None = None
-    drawing: bool = False  # in the turn that is being drawn
-    ending: bool = False  # it is over, and about to be kept as such
+    underway: dict[int, float] = field(default_factory=dict)
+    last_step: float = 0.0
+    ending: bool = False  # it is over and about to be kept as such, or not kept at all yet
     next_number: int = 0
     _closed: bool = False
     _shown: int | None = None  # the event that holds the newest preview
     _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def entry(self) -> Waiting:
+        """What the order of turns is made of."""
+        job = self.job
+        return Waiting(
+            job=job.id,
+            owner=job.owner,
+            number=job.number,
+            since=self.since,
+            model=model_of(job.request),
+            kind=self.kind,
+            pictures=len(self.free),
+        )
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The indices of pictures that nobody has begun to draw, or somebody gave up."""
+        return tuple(index for index in self.job.left if index not in self.underway)
 
     def tell(self, body: Body, at: float) -> Event:
         """Add an event and wake all who wait."""
@@ -58,6 +80,8 @@ class Live:
                 yield event
                 if event.last:
                     return
+            if self.events and self.events[-1].number > after:
+                continue  # it came while the ones before it were being given out
             if self._closed or (self.events and self.events[-1].last):
                 return
             if news is self._news:

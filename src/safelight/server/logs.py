@@ -3,6 +3,7 @@
 Everything is logged under "safelight.server"; values stand in `extra`.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -11,6 +12,7 @@ from typing import IO
 
 NAME = "safelight.server"
 log = logging.getLogger(NAME)
+# What the record of others has besides begins with _ (Ray puts its clock there)
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 TRACE_LIMIT = 8000
 
@@ -25,7 +27,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "what": record.getMessage(),
         }
-        told |= {k: v for k, v in vars(record).items() if k not in _OWN}
+        told |= {k: v for k, v in vars(record).items() if k not in _OWN and k[0] != "_"}
         if record.exc_info is not None and record.exc_info[0] is not None:
             told["trace"] = self.formatException(record.exc_info)[-TRACE_LIMIT:]
         return json.dumps(told, default=repr)
@@ -41,3 +43,9 @@ def log_to(stream: IO[str] | None = None, level: str = "INFO") -> logging.Handle
         logger.setLevel(lowest)
         logger.propagate = False
     return handler
+
+
+def heard(done: "asyncio.Future[None]") -> None:
+    """Say in the log that an event was not kept; its job itself was kept before."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.error("an event was not kept", exc_info=error)

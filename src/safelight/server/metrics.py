@@ -63,6 +63,15 @@ class Metrics:
         self.streams = Gauge(
             "safelight_streams", "Connections that follow jobs.", registry=registry
         )
+        self.painters = Gauge(
+            "safelight_painters",
+            "Processes that draw, by what they do: free, drawing, loading or dead.",
+            ["state"],
+            registry=registry,
+        )
+        self.deaths = Counter(
+            "safelight_painter_deaths", "Deaths of replicas that draw.", registry=registry
+        )
         self.cache_hits = Gauge(
             "safelight_model_cache_hits", "Turns whose model was in memory.", registry=registry
         )

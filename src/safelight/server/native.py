@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from safelight.server.bodies import StrictRoute, object_in
+from safelight.server.bodies import StrictRoute, form_in, object_in
 from safelight.server.documents import EXAMPLES, body_of
 from safelight.server.incoming import pictured
 from safelight.server.jobs import Owner, State
@@ -114,7 +114,7 @@ def _jobs(service: Service) -> APIRouter:
 
     @router.get("/queue")
     async def queue(owner: Asking) -> dict[str, object]:
-        """What runs and what waits now, in order."""
+        """What runs and what waits now, in order, and what draws: this process, or replicas."""
         now = service.snapshot(owner)
         return {
             "running": [job.to_json() for job in now.running],
@@ -124,6 +124,7 @@ def _jobs(service: Service) -> APIRouter:
             "ready": now.ready,
             "stopping": now.stopping,
             "eta": now.eta,
+            "painters": list(now.painters),
         }
 
     return router
@@ -219,7 +220,7 @@ async def picture_in(service: Service, request: HttpRequest) -> bytes:
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=8) as form:
+        async with form_in(request, files=1, fields=8) as form:
             given = form.get("picture")
             if given is None or isinstance(given, str):
                 raise NotAllowed("the form must hold a file called picture.")

@@ -21,15 +21,17 @@ from safelight.errors import (
 )
 from safelight.model import Model
 from safelight.printable import shown
-from safelight.server.jobs import Failure, Job, new_id
-from safelight.server.judge import Judge
+from safelight.server.jobs import LESSON, Failure, Job, new_id
+from safelight.server.lesson_frames import Lesson, lesson_of
 from safelight.server.library import Library, Loaded, released
 from safelight.server.logs import log
 from safelight.server.memory import SCARCE, is_below
+from safelight.server.previews import fitted
 from safelight.server.refusals import Refused
 from safelight.server.registry import without_folders
 from safelight.tasks.generate import draw_batch, settled
 from safelight.tasks.joining import joined
+from safelight.tasks.lesson import LessonRecording
 from safelight.tasks.lookup import spoken
 from safelight.tasks.named_files import renamed
 from safelight.tasks.painting import Progress
@@ -53,6 +55,11 @@ class Portion:
     indices: tuple[int, ...]
     names: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether its one picture is drawn again for its lesson, and is not a new one."""
+        return self.job.door == LESSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,17 @@ class Listener(Protocol):
         ...
 
     def drawn(self, job: str, index: int, picture: Picture) -> None:
-        """A picture is finished; when this returns it is kept. May raise OutputError."""
+        """A picture is finished; when this returns it is kept, or was withheld by a judge.
+
+        May raise OutputError.
+        """
+        ...
+
+    def taught(self, job: str, picture: Picture, lesson: Lesson) -> None:
+        """The picture of a portion that `teaches` is drawn, and its lesson is made.
+
+        May raise OutputError or Unknown.
+        """
         ...
 
     def failed(self, job: str, failure: Failure) -> None:
@@ -110,10 +127,38 @@ class Painter(Protocol):
         """Load the model of a resolved request. Raises FileError or CheckpointError."""
         ...
 
+    def revive(self) -> None:
+        """Be there again after `PainterDied`, with no model loaded. Raises it if that fails."""
+        ...
+
+    def close(self) -> None:
+        """The server ends: `prepare` and `revive` wait for nothing any more."""
+        ...
+
     @property
     def loaded(self) -> frozenset[Hashable]:
         """The models that can be drawn with at once."""
         ...
+
+
+class FarPainter(Painter, Protocol):
+    """A painter in another process, which tells what its library counts: turns whose model was
+    there, those for which one was read, and the bytes of all."""
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+class PainterDied(Exception):
+    """What draws is dead, and with it all of the turn that is not finished.
+
+    begun: whether it had begun with the turn.
+    """
+
+    def __init__(self, message: str, *, begun: bool) -> None:
+        super().__init__(message)
+        self.begun = begun
 
 
 class Stopped(Exception):
@@ -136,12 +181,9 @@ class _One:
 class LocalPainter:
     """Draws on this machine, with the models of a library."""
 
-    def __init__(
-        self, library: Library, *, batch: int, preview_every: int, judge: Judge | None = None
-    ) -> None:
-        """batch: pictures computed at once. preview_every: steps; 0: none. judge: see `judge`."""
+    def __init__(self, library: Library, *, batch: int, preview_every: int) -> None:
+        """batch: pictures computed at once. preview_every: steps; 0: none."""
         self.library, self.batch, self.preview_every = library, batch, preview_every
-        self.judge = judge
 
     def draw(self, turn: Turn, listener: Listener) -> None:
         """Draw a turn: batches of what fits together, each job's failure its own."""
@@ -162,6 +204,12 @@ class LocalPainter:
     def prepare(self, model: Hashable, request: Request) -> None:
         """Load the model of a resolved request. Raises FileError or CheckpointError."""
         self.library.of(model, request)
+
+    def revive(self) -> None:
+        """It lives as long as the server."""
+
+    def close(self) -> None:
+        """Nothing here waits for anything."""
 
     @property
     def loaded(self) -> frozenset[Hashable]:
@@ -222,18 +270,29 @@ class LocalPainter:
         self, loaded: Loaded, ones: Sequence[_One], supplies: Supplies, listener: Listener
     ) -> None:
         watching = _Watching(ones, loaded, listener, self.preview_every)
+        if ones[0].portion.teaches:
+            self._taught(loaded, ones[0], supplies, watching)
+            return
         pictures = draw_batch(loaded.model, [one.single for one in ones], supplies, watching.watch)
         for one, picture in zip(ones, pictures, strict=True):
             if listener.stopped(one.job):
                 continue
-            told = _renamed(picture, one.portion, loaded.notes)
-            verdict = None if self.judge is None else self.judge(told.pixels)
-            if verdict is not None and not verdict.shown:
-                listener.failed(one.job, Failure("judged", verdict.words, 422))
-                continue
-            words = verdict.words if verdict is not None else ""
-            warnings = (*told.warnings, words) if words else told.warnings
-            listener.drawn(one.job, one.index, Picture(told.pixels, told.recipe, warnings))
+            listener.drawn(one.job, one.index, _renamed(picture, one.portion, loaded.notes))
+
+    def _taught(self, loaded: Loaded, one: _One, supplies: Supplies, watching: "_Watching") -> None:
+        """Draw a picture while each step is kept, then make a lesson of that."""
+        model = loaded.model
+        recording = LessonRecording(model, one.single)
+
+        def watch(progress: Progress) -> None:
+            recording.watch(progress)
+            watching.watch(progress)
+
+        (picture,) = draw_batch(recording.on(model), [one.single], supplies, watch)
+        preview = loaded.preview or fitted(model.codec, model.placement)
+        lesson = lesson_of(model, preview, recording.moments, one.single, watching.check)
+        told = _renamed(picture, one.portion, loaded.notes)
+        watching.listener.taught(one.job, told, lesson)
 
     def _guarded(self, jobs: Sequence[str], listener: Listener, work: "Work") -> None:
         """Do work for jobs; what it raises is told as their failure, once memory was freed."""
@@ -272,10 +331,15 @@ class _Watching:
         self.ones = ones
         self.shown = 0
 
-    def watch(self, progress: Progress) -> None:
+    def check(self) -> dict[str, list[int]]:
+        """The rows of the jobs that are still wanted. Raises Stopped if none is."""
         wanted = {j: rows for j, rows in self.rows.items() if not self.listener.stopped(j)}
         if not wanted:
             raise Stopped
+        return wanted
+
+    def watch(self, progress: Progress) -> None:
+        wanted = self.check()
         steps = max(progress.steps, progress.step)
         shows = self.every > 0 and progress.step % self.every == 0 and progress.step < steps
         for job, rows in wanted.items():

@@ -71,8 +71,23 @@ class Pictures:
         name = owner.name if mine or not owner.sees_all else None
         return await asyncio.to_thread(self._store.gallery, name, search, before, limit)
 
+    async def has_lesson(self, id: str, owner: Owner) -> bool:
+        """Whether the lesson of a picture is kept. Raises Unknown for no picture."""
+        kept = await self.picture(id, owner)
+        return await asyncio.to_thread(self._gallery.lessons.has, kept.id)
+
+    async def lesson(self, id: str, owner: Owner) -> bytes:
+        """The lesson of a picture, as JSON. Raises Unknown if none is kept."""
+        kept = await self.picture(id, owner)
+        return await asyncio.to_thread(self._gallery.lessons.told, kept.id)
+
+    async def lesson_picture(self, id: str, owner: Owner, step: int, panel: str) -> bytes:
+        """What a panel of its lesson shows at a step, a WebP. Raises Unknown."""
+        kept = await self.picture(id, owner)
+        return await asyncio.to_thread(self._gallery.lessons.picture, kept.id, step, panel)
+
     async def delete(self, id: str, owner: Owner) -> None:
-        """Delete a picture, file and entry. Raises Unknown."""
+        """Delete a picture, file, entry and lesson. Raises Unknown."""
         kept = await self.picture(id, owner)
         await asyncio.to_thread(self._store.delete_picture, kept.id)
         await asyncio.to_thread(self._gallery.delete, kept)

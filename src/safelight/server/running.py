@@ -14,12 +14,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from safelight.errors import OutputError
 from safelight.printable import shown
+from safelight.server.guards import HEAD_BYTES
 from safelight.server.logs import log
 from safelight.server.service import Service
 from safelight.server.settings import LOCAL_HOSTS, ServerSettings
 
 HEAD_SECONDS = 20.0  # for a request's head to arrive
-HEAD_BYTES = 32 * 1024
 KEEP_ALIVE = 65  # seconds that an idle connection is kept
 LAST_SECONDS = 3  # for answers that are on their way when all is drawn
 CONNECTIONS = 2048
@@ -56,8 +56,10 @@ def listening(settings: ServerSettings) -> socket.socket:
 def address_of(listener: socket.socket, settings: ServerSettings) -> str:
     """The URL that a browser on this machine takes."""
     port = listener.getsockname()[1]
-    everywhere = settings.host in ("0.0.0.0", "::")
-    host = "127.0.0.1" if everywhere or settings.host in LOCAL_HOSTS else settings.host
+    host = settings.host
+    if host in ("0.0.0.0", "::", *LOCAL_HOSTS):
+        # "localhost" may be either; who listens to one is not found at the other
+        host = "::1" if listener.family == socket.AF_INET6 else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -103,6 +105,25 @@ class _Server(uvicorn.Server):
         yield
 
 
+def configured(app: FastAPI) -> uvicorn.Config:
+    """How HTTP is spoken: bounds on heads, connections and waiting; no header names the server."""
+    return uvicorn.Config(
+        app,
+        http=Patient,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=LAST_SECONDS,
+        limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
+
+
 async def serve(
     app: FastAPI,
     service: Service,
@@ -125,22 +146,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # Windows has no handlers in loops
             loop.add_signal_handler(number, stop, number)
-    config = uvicorn.Config(
-        app,
-        http=Patient,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=LAST_SECONDS,
-        limit_concurrency=CONNECTIONS,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-    )
-    server = _Server(config)
+    server = _Server(configured(app))
     await service.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -27,11 +27,13 @@ from safelight.server.live import Live
 from safelight.server.logs import log
 from safelight.server.memory import LEAST, is_below
 from safelight.server.metrics import Metrics
-from safelight.server.painter import LocalPainter, Painter, Portion
+from safelight.server.painter import FarPainter, LocalPainter, Painter, Portion
 from safelight.server.pictures import Pictures
 from safelight.server.refusals import NotNow, TooMany, Unknown
 from safelight.server.registry import Registry, listed
 from safelight.server.room import check_room
+from safelight.server.safety import safety_judge
+from safelight.server.seats import STATES, seats_of
 from safelight.server.settings import ServerSettings
 from safelight.server.snapshot import Asked, Snapshot
 from safelight.server.starting import (
@@ -39,7 +41,6 @@ from safelight.server.starting import (
     check_readable,
     check_writable,
     default_model,
-    set_threads,
 )
 from safelight.server.store import Store
 from safelight.server.uploads import Uploads
@@ -77,10 +78,12 @@ class Service(Pictures):
         settings: ServerSettings,
         *,
         painter: Painter | None = None,
+        replicas: Sequence[FarPainter] = (),
         judge: Judge | None = None,
     ) -> None:
-        """painter: what draws in place of this machine's models: a test's, or remote workers.
-        judge: looks at finished pictures before they are kept."""
+        """painter: what draws in place of this machine's models: a test's. replicas: what draws
+        with models of their own, in place of this process. judge: looks at finished pictures before
+        they are kept."""
         self.settings = settings
         self.registry = Registry([])
         self.metrics = Metrics()
@@ -88,21 +91,22 @@ class Service(Pictures):
         self.loading: str | None = None
         self.started = time.time()
         self.library = Library(
-            settings.model_bytes, previews=settings.preview_every > 0, loading=self._loads
-        )
-        self._painter = painter or LocalPainter(
-            self.library, batch=settings.batch, preview_every=settings.preview_every, judge=judge
+            settings.model_bytes, previews=settings.previews > 0, loading=self._loads
         )
         self._own_painter = painter is None
-        self._sampling = ThreadPoolExecutor(
-            1, thread_name_prefix="sampling", initializer=set_threads, initargs=(settings.threads,)
+        own = LocalPainter(self.library, batch=settings.batch, preview_every=settings.previews)
+        self._seats = seats_of(
+            tuple(replicas) or (painter or own,), far=bool(replicas), threads=settings.threads
         )
+        self._counted: Sequence[FarPainter | Library] = tuple(replicas) or (self.library,)
+        self._judge = judge
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._asides = 0
         self._streams = Streams(settings.limits.streams)
         self._desk: Desk | None = None
         self._stopping = False
         self._ready = False
+        self._first: asyncio.Task[None] | None = None
 
     # -- start and end -----------------------------------------------------------------------------
 
@@ -111,13 +115,14 @@ class Service(Pictures):
 
         load: whether the model is read now; `ready` tells when it is. Raises OutputError for a
         folder that cannot be written or is in use, FileError, CheckpointError or RequestError for
-        a model that is not there or is none by its header.
+        a model that is not there or is none by its header, or such a safety checker.
         """
         out = self.settings.out
         private = out / PRIVATE
-        if self._own_painter:
+        if self._own_painter and self.settings.ray_address is None:
             await asyncio.to_thread(check_computing, self.settings)
         await asyncio.to_thread(check_writable, private)
+        self._judge = self._judge or await asyncio.to_thread(safety_judge, self.settings)
         self._store = await asyncio.to_thread(Store, private)
         try:
             self._gallery = Gallery(
@@ -134,8 +139,8 @@ class Service(Pictures):
                 self.settings,
                 store=self._store,
                 gallery=self._gallery,
-                painter=self._painter,
-                sampling=self._sampling,
+                seats=self._seats,
+                judge=self._judge,
                 metrics=self.metrics,
                 resolve=self._portion,
                 clean=lambda text: self.registry.without_paths(text),
@@ -145,7 +150,8 @@ class Service(Pictures):
             self._store.close()
             raise
         if load and self.model is not None:
-            self._desk.errand(self._first_load)
+            loads = self._prepare(Request(prompt="", model=self.model, seed=0))
+            self._first = asyncio.create_task(self._first_load(loads))
         else:
             self._ready = True
 
@@ -161,7 +167,10 @@ class Service(Pictures):
                 live.close()
             self._desk = None
             await asyncio.to_thread(self._store.close)
-        self._sampling.shutdown(wait=True)
+        if self._first is not None:
+            await self._first
+        for seat in self._seats:
+            seat.thread.shutdown(wait=True)
         self._aside.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -373,6 +382,7 @@ class Service(Pictures):
             ready=self.ready,
             stopping=self._stopping,
             eta=max(known, default=0.0) if len(known) == len(etas) else None,
+            painters=tuple(seat.to_json() for seat in self._seats),
         )
 
     # -- models and other work ---------------------------------------------------------------------
@@ -383,23 +393,12 @@ class Service(Pictures):
         The old one stays if the new one cannot be read: raises Unknown, FileError or
         CheckpointError then.
         """
-        desk = self._open()
+        self._open()
         item = self.registry.find("model", name)
-        request = Request(prompt="", model=item.name, seed=0)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        async def errand() -> None:
-            try:
-                await self._prepare(request)
-            except Exception as error:
-                if not done.done():
-                    done.set_exception(error)
-            else:
-                if not done.done():
-                    done.set_result(None)
-
-        desk.errand(errand)
-        await done
+        loads = self._prepare(Request(prompt="", model=item.name, seed=0))
+        for fault in await asyncio.gather(*loads, return_exceptions=True):
+            if fault is not None:
+                raise fault
         self.model = item.name
 
     async def refresh(self) -> None:
@@ -426,9 +425,12 @@ class Service(Pictures):
 
     def measure(self) -> None:
         """Bring those metrics up to date that are read and not told."""
-        self.metrics.cache_hits.set(self.library.hits)
-        self.metrics.cache_misses.set(self.library.misses)
-        self.metrics.model_bytes.set(self.library.bytes)
+        self.metrics.cache_hits.set(sum(one.hits for one in self._counted))
+        self.metrics.cache_misses.set(sum(one.misses for one in self._counted))
+        self.metrics.model_bytes.set(sum(one.bytes for one in self._counted))
+        states = [seat.state for seat in self._seats]
+        for state in STATES:
+            self.metrics.painters.labels(state).set(states.count(state))
 
     # -- within ------------------------------------------------------------------------------------
 
@@ -454,23 +456,21 @@ class Service(Pictures):
             pictures=lambda id: self.picture_path(id, owner),
         )
 
-    async def _first_load(self) -> None:
-        """Load the model that is drawn with; a server that cannot still serves all else."""
-        assert self.model is not None
-        try:
-            await self._prepare(Request(prompt="", model=self.model, seed=0))
-        except SafelightError as error:
-            log.error("the model cannot be loaded", extra={"reason": self.clean(str(error))})
-        except Exception:
-            log.exception("the model cannot be loaded")
-        self._ready = True
+    async def _first_load(self, loads: "Sequence[asyncio.Future[None]]") -> None:
+        """Wait for the model that is drawn with; a server that cannot load it serves all else, and
+        where several load it the first can begin."""
+        for load in asyncio.as_completed(loads):
+            try:
+                await load
+            except SafelightError as error:
+                log.error("the model cannot be loaded", extra={"reason": self.clean(str(error))})
+            except Exception:
+                log.exception("the model cannot be loaded")
+            self._ready = True
 
-    async def _prepare(self, request: Request) -> None:
-        job = Job("", "", request)
-        portion = self._portion(job, ())
-        await asyncio.get_running_loop().run_in_executor(
-            self._sampling, self._painter.prepare, model_of(request), portion.request
-        )
+    def _prepare(self, request: Request) -> "list[asyncio.Future[None]]":
+        portion = self._portion(Job("", "", request), ())
+        return self._open().prepare(model_of(request), portion.request)
 
     def clean(self, text: str) -> str:
         """A message without paths."""

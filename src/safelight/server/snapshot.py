@@ -21,7 +21,8 @@ class Snapshot:
     running: jobs that were begun. waiting: jobs in the queue in the order that they will be begun.
     model: the name of the model that is drawn with unless a request names another.
     loading: the file of a model that is being read. ready: whether jobs are accepted and drawn.
-    eta: seconds until all is drawn; None if nothing was measured yet.
+    eta: seconds until all is drawn; None if nothing was measured yet. painters: what draws, each as
+        clients are told of it: see `Seat`.
     """
 
     running: tuple[Job, ...]
@@ -31,3 +32,4 @@ class Snapshot:
     ready: bool
     stopping: bool
     eta: float | None
+    painters: tuple[dict[str, object], ...] = ()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safelight.errors import OutputError, SafelightError
 from safelight.printable import shown
-from safelight.server.jobs import BODIES, Event, Failure, Hold, Job, State
+from safelight.server.jobs import BODIES, Event, Failure, Hold, Job, Judged, State
 from safelight.server.kept import Kept
 from safelight.server.refusals import NoSpace, NotNow
 from safelight.tasks.request import Request
@@ -274,10 +274,20 @@ class Store:
 
     def _jobs(self, rows: Sequence[tuple[object, ...]]) -> list[Job]:
         jobs = [_job(row) for row in rows]
-        return [
-            job.changed(pictures=tuple((p.index, p.id) for p in self.pictures(job.id)))
-            for job in jobs
-        ]
+        return [self._with_results(job) for job in jobs]
+
+    def _with_results(self, job: Job) -> Job:
+        pictures = tuple((p.index, p.id) for p in self.pictures(job.id))
+        rows = self._read(
+            "SELECT job, number, at, kind, body FROM events WHERE job = ? AND kind = ? "
+            "ORDER BY number",
+            (job.id, Judged.kind),
+        )
+        for row in rows:
+            verdict = _event(row).body
+            assert isinstance(verdict, Judged)
+            job = job.judged(verdict)
+        return job.changed(pictures=pictures)
 
 
 def _connection(path: Path) -> sqlite3.Connection:
