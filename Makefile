@@ -38,6 +38,7 @@ slow: .venv/.test
 	@echo "installing what the tests need"
 	@$(INSTALL) --group test --group lint
 	@$(PIP) install --quiet --no-deps --requirement requirements-oracles.txt
+	@if command -v npm > /dev/null; then npm ci --prefix tests/server/javascript --no-audit --no-fund --loglevel=error > /dev/null || echo "npm could not install the JavaScript client: its tests are skipped"; fi
 	@touch $@
 
 clean:

@@ -414,7 +414,7 @@ HOSTILE: dict[str, dict[str, Writer]] = {
     "code": dict(CODE),
     "sneaky": dict(SNEAKY),
     "lies": LIES,
-    "forged": FORGED,
+    "forged": dict(FORGED),
     "renamed": {
         "renamed-zip": CODE["os-system"],
         "renamed-bare": CODE["bare"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from safelight.server.app import create_app
+from safelight.server.running import configured
 from safelight.server.service import Service
 from server_fake import FakePainter, settings
 
@@ -32,7 +33,8 @@ def live(
         await service.start(load=False)
         service.model = service.model or "plain"
         app = create_app(own, service=service)
-        config = uvicorn.Config(app, "127.0.0.1", 0, lifespan="off", log_level="error")
+        config = configured(app)
+        config.host, config.port = "127.0.0.1", 0
         server = uvicorn.Server(config)
         servers.append(server)
         serving = asyncio.create_task(server.serve())

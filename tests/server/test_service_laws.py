@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from safelight.errors import FileError, OutputError, RequestError
-from safelight.server.jobs import LOCAL, Event, Job, Owner, State
+from safelight.server.jobs import LOCAL, Done, Drawn, Event, Job, Owner, Started, State
 from safelight.server.limits import Limits
+from safelight.server.live import Live
 from safelight.server.refusals import NotAllowed, NotNow, TooMany, Unknown
 from safelight.server.service import Service, drawn_or_gone
 from safelight.server.store import Store
@@ -79,6 +80,22 @@ def test_events_can_be_read_again_from_any_number(tmp_path: Path) -> None:
             for event in all_:
                 again = [e async for e in service.events(job.id, LOCAL, event.number)]
                 assert again == [e for e in kept if e.number > event.number]
+
+    run(work)
+
+
+def test_a_listener_that_is_slow_hears_what_came_meanwhile_to_the_end() -> None:
+    async def work() -> None:
+        for closed in (False, True):
+            live = Live(Job("a" * 16, "ann", Request(prompt="x", seed=1)))
+            live.tell(Started(), 1.0)
+            events = live.follow()
+            assert (await anext(events)).kind == "started"
+            live.tell(Drawn(0, "p", 1, 8, 8), 2.0)  # while the first is on its way
+            live.tell(Done(1.0, ("p",)), 3.0)
+            if closed:
+                live.close()
+            assert [event.kind async for event in events] == ["picture", "done"]
 
     run(work)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from safelight.diffusion.beta_distribution import beta_quantile
 from safelight.diffusion.process import Process
 from safelight.errors import RequestError
+from safelight.printable import shown
 
 # --- spaced over the training positions -------------------------------------------------------
 
@@ -290,10 +291,10 @@ def resolve_schedule(name: str) -> Schedule:
     key = name.strip().lower().replace(" ", "_").replace("-", "_")
     schedule = SCHEDULES.get(_ALIASES.get(key, key))
     if schedule is None:
-        near = get_close_matches(key, [*SCHEDULES, *_ALIASES], n=1)
+        near = get_close_matches(key[:100], [*SCHEDULES, *_ALIASES], n=1)
         hint = f" Did you mean {_ALIASES.get(near[0], near[0])}?" if near else ""
         raise RequestError(
-            f"unknown schedule {name!r}; choose one of {', '.join(SCHEDULES)}.{hint}"
+            f"unknown schedule {shown(name, 60)!r}; choose one of {', '.join(SCHEDULES)}.{hint}"
         )
     return schedule
 

@@ -112,7 +112,7 @@ def resolve_preprocessor(name: str) -> Preprocessor:
     }
     if key in table:
         return table[key]
-    near = get_close_matches(key, table, n=1)
+    near = get_close_matches(key[:100], table, n=1)
     guess = f" Did you mean {table[near[0]].name}?" if near else ""
     taught = kind_of(name)
     if not near and taught is not None and taught in PREPROCESSORS:

@@ -67,11 +67,17 @@ def _lists(service: Service, explained: Sequence[Explained]) -> APIRouter:
     def shelf(path: str, kind: Shelf) -> None:
         @router.get(f"/{path}", name=path, operation_id=f"list_{path}")
         async def items() -> dict[str, object]:
-            """What requests may name, each with its name, kind, size and hash if it is known."""
+            """What requests may name, each with its name, kind, size and hash if it is known.
+
+            Files among the models that cannot be read are in `refused` of /api/models, with why.
+            """
             found: dict[str, object] = {
                 path: [item.to_json() for item in service.registry.on(kind)]
             }
-            return found | ({"default": service.model} if kind == "model" else {})
+            if kind != "model":
+                return found
+            refused = [item.to_json() for item in service.registry.refused]
+            return found | {"default": service.model, "refused": refused}
 
     for path, kind in SHELVES.items():
         shelf(path, kind)
@@ -124,7 +130,7 @@ def _lists(service: Service, explained: Sequence[Explained]) -> APIRouter:
         return {
             "limits": own.limits.to_json(),
             "batch": own.batch,
-            "preview_every": own.preview_every,
+            "preview_every": own.previews,
         }
 
     @router.post("/refresh")

@@ -5,10 +5,10 @@ A pure ASGI layer, so that streams stay streams. What passes it finds its owner 
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +21,12 @@ from safelight.server.refusals import Forbidden, NotNow, Refused, TooLarge, Unau
 from safelight.server.settings import LOCAL_HOSTS, ServerSettings
 
 BODY_SECONDS = 60.0  # without a byte of a body
+REST_SECONDS = 0.05  # for the rest of a body that nobody wants, before the answer
+LINGER_SECONDS = 2.0  # and after it
+HEAD_BYTES = 32 * 1024  # of a request's path and headers
+HOST = re.compile(
+    r"(?:\[([0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40})\]|([A-Za-z0-9._-]{1,253}))(?::[0-9]{1,5})?"
+)
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/health", "/ready", "/api/session"})  # need no key
 FORMS = ("/v1/images/edits", "/v1/images/variations", "/api/pictures", "/api/inspect")
@@ -47,6 +53,12 @@ class Misdirected(Refused):
     status, kind = 421, "misdirected"
 
 
+class HeadTooLarge(Refused):
+    """A path or headers beyond the limit."""
+
+    status, kind = 431, "head_too_large"
+
+
 @dataclass(frozen=True)
 class Guards:
     """The layer; `app` is asked only if nothing speaks against it.
@@ -69,11 +81,12 @@ class Guards:
             await send({"type": "websocket.close", "code": 1008})
             return
         began = time.monotonic()
-        sent = _Sent(send, private=not self.public(scope["path"]))
+        body = _Bounded(receive, scope, self._most(scope))
+        sent = _Sent(send, body, private=not self.public(scope["path"]))
         try:
             scope.setdefault("state", {})["owner"] = self._admitted(scope)
             self._check_media(scope)
-            await self.app(scope, _Bounded(receive, _length(scope), self._most(scope)), sent)
+            await self.app(scope, body, sent)
         except Exception as error:
             await self._refused(scope, sent, error)
         finally:
@@ -83,6 +96,9 @@ class Guards:
 
     def _admitted(self, scope: Scope) -> Owner:
         """Who asks, if they may. Raises Refused."""
+        size = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+        if size + sum(len(k) + len(v) for k, v in scope["headers"]) > HEAD_BYTES:
+            raise HeadTooLarge(f"the path and headers have more than {HEAD_BYTES} bytes.")
         headers = _headers(scope)
         host = headers.get("host", "")
         if not self._is_ours(host):
@@ -165,12 +181,15 @@ async def _no_body() -> Message:
 class _Sent:
     """Sends on, with our headers, and remembers when and with what status an answer began.
 
+    An answer to a body that was not read to its end also ends the connection: nothing is read
+    without a limit only to be thrown away.
     private: whether nobody on the way may keep the answer unless it says otherwise.
     """
 
-    def __init__(self, send: Send, *, private: bool) -> None:
-        self._send, self._private = send, private
+    def __init__(self, send: Send, body: "_Bounded", *, private: bool) -> None:
+        self._send, self._body, self._private = send, body, private
         self.status, self.began = 0, 0.0
+        self._closes = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -179,16 +198,38 @@ class _Sent:
             own = [(k, v) for k, v in HEADERS.items() if k not in given]
             if self._private and b"cache-control" not in given:
                 own.append((b"cache-control", b"no-store"))
+            self._closes = not await self._body.thrown_away(REST_SECONDS)
+            if self._closes:
+                own.append((b"connection", b"close"))
             message = {**message, "headers": [*message.get("headers", []), *own]}
+        elif self._closes and not message.get("more_body", False):
+            # who sends all before reading anything finds the answer if the rest is taken in
+            await self._send({**message, "more_body": True})
+            await self._body.thrown_away(LINGER_SECONDS)
+            message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
 
 class _Bounded:
     """Receives on, no more bytes than the limit, and no slower than one message in a minute."""
 
-    def __init__(self, receive: Receive, length: int | None, most: int) -> None:
+    def __init__(self, receive: Receive, scope: Scope, most: int) -> None:
         self._receive, self._most, self._seen = receive, most, 0
-        self._whole = length == 0
+        length = _length(scope)
+        self._whole = length == 0 or (length is None and "transfer-encoding" not in _headers(scope))
+
+    async def thrown_away(self, seconds: float) -> bool:
+        """Read what nobody read, for so long and up to twice the limit; whether that was all."""
+        until = time.monotonic() + seconds
+        while not self._whole and self._seen <= 2 * self._most:
+            try:
+                left = max(until - time.monotonic(), 0)
+                message = await asyncio.wait_for(self._receive(), left)
+            except TimeoutError:
+                return False
+            self._seen += len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+        return self._whole
 
     async def __call__(self) -> Message:
         if self._whole:  # only the end of the connection can follow, whenever that comes
@@ -221,11 +262,9 @@ def _length(scope: Scope) -> int | None:
 
 
 def _name_of(host: str) -> str | None:
-    """The name in a Host header, without its port; None if it is none."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
+    """The name in a Host header, without its port; None if it is none: no path, no user."""
+    match = HOST.fullmatch(host)
+    return None if match is None else (match[1] or match[2]).lower()
 
 
 def _is_address(name: str) -> bool:

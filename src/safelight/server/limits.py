@@ -3,6 +3,7 @@
 The limits of `Request` itself hold besides: these are the owner's, and smaller.
 """
 
+import re
 from dataclasses import asdict, dataclass, fields
 
 from safelight.server.refusals import NotAllowed
@@ -10,6 +11,8 @@ from safelight.tasks.large import second_pixels
 from safelight.tasks.request import UNKNOWN_SIDE, Request
 
 MEGABYTE = 2**20
+PARTS = 32  # of one prompt, joined by AND: each is a call of the network in every step
+AND = re.compile(r"\bAND\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,16 @@ class Limits:
             drawn.append(("hires.steps", request.hires.steps, self.steps))
         loops = 1 if request.source is None else request.source.loops
         work *= request.count * request.best_of * loops
+        parts = max((1 + len(AND.findall(text)) for text in _texts(request)), default=1)
+        work *= parts
         texts = sum(len(text) for text in _texts(request))
         for name, value, most in (
             *drawn,
             ("width x height", pixels, self.pixels),
             ("steps", steps, self.steps),
             ("count", request.count, self.count),
-            ("width x height x steps x pictures", work, self.work),
+            ("the number of parts of a prompt, joined by AND,", parts, PARTS),
+            ("width x height x steps x parts of the prompt x pictures", work, self.work),
             ("the length of all texts", texts, self.prompt),
         ):
             if value > most:

@@ -109,13 +109,33 @@ class Listed:
         }
 
 
-class Registry:
-    """Everything that lies on the shelves; a value: `listed` makes a new one."""
+@dataclass(frozen=True, slots=True)
+class Faulty:
+    """A file among the models that cannot be read: damaged, or made to do harm.
 
-    def __init__(self, items: Iterable[Listed]) -> None:
+    name: as `Listed.name`, with its suffix. why: one line without folders.
+    """
+
+    name: str
+    path: Path = field(repr=False)
+    why: str
+
+    def to_json(self) -> dict[str, object]:
+        """What clients are told: no path, no character that a terminal would obey."""
+        return {"name": shown(self.name), "why": self.why}
+
+
+class Registry:
+    """Everything that lies on the shelves; a value: `listed` makes a new one.
+
+    refused: what lies there and cannot be read. No request can name it.
+    """
+
+    def __init__(self, items: Iterable[Listed], refused: Iterable[Faulty] = ()) -> None:
         self._shelves: dict[Shelf, dict[str, Listed]] = {shelf: {} for shelf in LABELS}
         for item in items:
             self._shelves[item.shelf].setdefault(item.name, item)
+        self.refused = tuple(sorted(refused, key=lambda item: item.name.lower()))
 
     def on(self, shelf: Shelf) -> list[Listed]:
         """Everything on a shelf, by name."""
@@ -162,6 +182,10 @@ class Registry:
     def _missing(self, shelf: Shelf, name: str) -> str:
         known = [item.name for item in self.on(shelf)]
         told = f"there is no {LABELS[shelf]} called {shown(name, 80)}"
+        plain = _plain(name.strip())
+        for item in self.refused:
+            if plain in (_plain(item.name), _plain(item.name).rpartition("/")[2]):
+                return f"{told}: its file was refused: {item.why}"
         if not known:
             return f"{told}; this server has none."
         near = get_close_matches(_plain(name)[:200], [_plain(k) for k in known], n=1, cutoff=0.6)
@@ -175,13 +199,16 @@ class Registry:
 def listed(folders: Sequence[Path] = (), model: Path | None = None) -> Registry:
     """What lies in the known places and in these folders, by reading headers alone.
 
-    model: the file or folder of a model to list besides, by its own name. Damaged files are left
-    out.
+    model: the file or folder of a model to list besides, by its own name. Files that cannot be read
+    are `refused`.
     """
     once: dict[tuple[Shelf, str], Listed] = {}  # the first name of a file counts
-    for item in (*_given(model), *_carried(), *_on_shelves(folders), *_found(folders)):
+    found, refused = _found(folders)
+    faulty = {item.path for item in refused}
+    shelved = (item for item in _on_shelves(folders) if item.path not in faulty)
+    for item in (*_given(model), *_carried(), *shelved, *found):
         once.setdefault((item.shelf, os.path.realpath(item.path)), item)
-    return Registry(once.values())
+    return Registry(once.values(), refused)
 
 
 def _given(model: Path | None) -> list[Listed]:
@@ -222,11 +249,17 @@ def _shelf_of(kind: Addon) -> Shelf:
     return kind
 
 
-def _found(folders: Sequence[Path]) -> list[Listed]:
+def _found(folders: Sequence[Path]) -> tuple[list[Listed], list[Faulty]]:
+    """What is on the shelves by its headers, and what cannot be read."""
     items: list[Listed] = []
+    refused: list[Faulty] = []
     for entry in entries(places(folders)):
         found = described(entry)
-        shelf = _shelf(entry, found.what) if found.fault is None else None
+        if found.fault is not None:
+            why = shown(without_folders(found.fault), 400)
+            refused.append(Faulty(entry.name, entry.path, why))
+            continue
+        shelf = _shelf(entry, found.what)
         if shelf is None:
             continue
         name = entry.name
@@ -235,7 +268,7 @@ def _found(folders: Sequence[Path]) -> list[Listed]:
         items.append(
             Listed(name, entry.path, shelf, found.what, entry.layout, found.size, found.dtype)
         )
-    return items
+    return items, refused
 
 
 def _shelf(entry: Entry, what: str) -> Shelf | None:

@@ -49,7 +49,7 @@ class Uploads:
         id = hashlib.sha256(data).hexdigest()
         path = self.folder / f"{id}{SUFFIXES[kind]}"
         if kind != "WEBP":  # whose decoder takes its memory on opening; `open_input` looks first
-            self._check_size(*_announced(data))
+            self._check_size(*_announced(data, limits.picture_pixels))
         with self._lock:
             if not path.exists():
                 self._make_room(len(data))
@@ -113,10 +113,12 @@ def decoded(text: str, limits: Limits) -> bytes:
         raise NotAllowed("a picture must be base64, or a data URI of base64.") from None
 
 
-def _announced(data: bytes) -> tuple[int, int]:
+def _announced(data: bytes, most: int) -> tuple[int, int]:
     """Width and height of a PNG or JPEG by its header alone."""
     try:
         with Image.open(BytesIO(data), formats=("PNG", "JPEG")) as image:
             return image.size
+    except Image.DecompressionBombError:
+        raise TooLarge(f"the picture is far too large; up to {most} pixels are taken.") from None
     except Exception:  # a forged file can make a decoder raise anything
         raise FileError("the picture is truncated or damaged.") from None

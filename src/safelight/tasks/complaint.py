@@ -62,6 +62,9 @@ def _sentence(settings: type[BaseModel], problem: ErrorDetails, place: str) -> s
         return f"{where} {problem['msg']}"
     if kind in ("unstorable", "string_unicode"):
         return f"{where} must not contain a NUL character or half of a surrogate pair."
+    if kind == "too_long":
+        most, count = problem["ctx"]["max_length"], problem["ctx"].get("actual_length")
+        return f"{where} must have at most {most} entries; got {count or 'more'}."
     rule = _rule_at(settings, problem["loc"])
     if kind == "string_too_long" and isinstance(given, str):
         return f"{where} must be {_allowed(rule)}; got {len(given)} characters."

@@ -12,7 +12,9 @@ from functools import cache
 from safelight.diffusion.samplers.table import SAMPLERS, SamplerInfo
 from safelight.diffusion.schedules import resolve_schedule
 from safelight.errors import RequestError
+from safelight.printable import shown
 
+LONGEST = 100  # characters of a name; longer ones are none, and are not looked at piece by piece
 # Endings of combined names that are no schedule names of their own.
 SHORT_SCHEDULES = {"k": "karras", "ka": "karras", "exp": "exponential"}
 
@@ -26,8 +28,8 @@ def resolve_sampler(name: str) -> SamplerInfo:
     info, schedule = resolve_sampler_and_schedule(name)
     if schedule is not None:
         raise RequestError(
-            f"{name!r} names a sampler and a schedule; give them apart: sampler {info.label!r}, "
-            f"schedule {schedule!r}."
+            f"{shown(name, 60)!r} names a sampler and a schedule; give them apart: "
+            f"sampler {info.label!r}, schedule {schedule!r}."
         )
     return info
 
@@ -37,6 +39,8 @@ def resolve_sampler_and_schedule(name: str) -> tuple[SamplerInfo, str | None]:
 
     Raises RequestError that lists the nearest and all labels if there is no such sampler.
     """
+    if len(name) > LONGEST:
+        raise RequestError(_unknown(name))
     found = _by_key().get(_key(name))
     if found is not None:
         return found, None
@@ -73,8 +77,8 @@ def _key(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(_key(name), _by_key(), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(_key(name[:LONGEST]), _by_key(), n=3, cutoff=0.6)
     labels = list(dict.fromkeys(_by_key()[key].label for key in near))
     guess = f" Did you mean {' or '.join(labels)}?" if labels else ""
     every = ", ".join(info.label for info in SAMPLERS.values())
-    return f"unknown sampler {name!r}.{guess} Samplers are: {every}."
+    return f"unknown sampler {shown(name, 60)!r}.{guess} Samplers are: {every}."

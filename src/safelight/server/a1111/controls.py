@@ -31,6 +31,9 @@ RESIZES = {
 }
 
 
+MOST_UNITS = 16  # of one call, those that are off included
+
+
 @dataclass(frozen=True)
 class Units:
     """Controls; pictures in them are places in `pictures`. maps: those whose map is wanted back."""
@@ -48,6 +51,8 @@ def controls_of(units: object, *, has_source: bool) -> Units:
     """
     if not isinstance(units, list):
         raise NotAllowed("controlnet args must be a list of units.")
+    if len(units) > MOST_UNITS:
+        raise NotAllowed(f"{len(units)} ControlNet units are too many; up to {MOST_UNITS}.")
     controls: list[dict[str, object]] = []
     pictures: dict[str, str] = {}
     maps: list[int] = []

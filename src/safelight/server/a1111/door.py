@@ -1,10 +1,11 @@
 """A1111's part of the application."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
@@ -15,13 +16,14 @@ from safelight.server.a1111.drawing import drawn, progress_of
 from safelight.server.a1111.fields import image_to_image, overridden, text_to_image, upscaler_of
 from safelight.server.a1111.memory import memory
 from safelight.server.bodies import StrictRoute, object_in
+from safelight.server.documents import body_of
 from safelight.server.furnishing import read_of
 from safelight.server.jobs import Owner
 from safelight.server.native import Asking
 from safelight.server.preprocessing import map_of
 from safelight.server.problems import Problem
 from safelight.server.refusals import NotAllowed, Unknown
-from safelight.server.service import Service
+from safelight.server.service import Service, drawn_or_gone
 from safelight.server.uploads import decoded
 from safelight.tasks.metadata.infotext import parse_infotext
 
@@ -49,12 +51,12 @@ def _router(prefix: str) -> APIRouter:
 def _drawing(service: Service) -> APIRouter:
     router = _router("/sdapi/v1")
 
-    @router.post("/txt2img")
+    @router.post("/txt2img", openapi_extra=body_of("TextToImage", {}))
     async def txt2img(request: HttpRequest, owner: Asking) -> JSONResponse:
         """Draw from a text."""
         return await drawn(service, request, owner, await object_in(request), text_to_image)
 
-    @router.post("/img2img")
+    @router.post("/img2img", openapi_extra=body_of("ImageToImage", {}))
     async def img2img(request: HttpRequest, owner: Asking) -> JSONResponse:
         """Draw on a picture."""
         return await drawn(service, request, owner, await object_in(request), image_to_image)
@@ -80,7 +82,7 @@ def _drawing(service: Service) -> APIRouter:
         """The options that mean something here."""
         return lists.options(service)
 
-    @router.post("/options")
+    @router.post("/options", openapi_extra=body_of("OptionsToSet", {}))
     async def set_options(request: HttpRequest) -> None:
         """Choose the model: returns when it is loaded; other options are for single calls."""
         settings, _ = overridden(await object_in(request))
@@ -167,13 +169,14 @@ def _control(service: Service) -> APIRouter:
     async def settings() -> dict[str, object]:
         return {"control_net_unit_count": UNITS}
 
-    @router.post("/detect")
+    @router.post("/detect", openapi_extra=body_of("PictureToDetect", {}))
     async def detect(request: HttpRequest, owner: Asking) -> dict[str, object]:
         """The maps that a preprocessor makes of pictures."""
         given = await object_in(request)
         images = given.get("controlnet_input_images") or given.get("controlnet_images")
         if not isinstance(images, list) or not images:
             raise NotAllowed("No image selected")
+        check_number(images, service)
         name = module_of(given.get("controlnet_module"))
         unit = {
             "threshold_a": given.get("controlnet_threshold_a"),
@@ -189,26 +192,28 @@ def _control(service: Service) -> APIRouter:
 def _tools(service: Service) -> APIRouter:
     router = _router("/sdapi/v1")
 
-    @router.post("/extra-single-image")
+    @router.post("/extra-single-image", openapi_extra=body_of("PictureToEnlarge", {}))
     async def single(request: HttpRequest, owner: Asking) -> dict[str, object]:
         """A picture made larger."""
         given = await object_in(request)
-        return {"image": await _larger(service, given, given.get("image"), owner), "html_info": ""}
+        image = await _larger(service, request, given, given.get("image"), owner)
+        return {"image": image, "html_info": ""}
 
-    @router.post("/extra-batch-images")
+    @router.post("/extra-batch-images", openapi_extra=body_of("PicturesToEnlarge", {}))
     async def several(request: HttpRequest, owner: Asking) -> dict[str, object]:
         """Pictures made larger."""
         given = await object_in(request)
         items = given.get("imageList")
         if not isinstance(items, list):
             raise NotAllowed("imageList must be a list of {data, name}.")
+        check_number(items, service)
         images = [i.get("data") for i in items if isinstance(i, Mapping)]
         return {
-            "images": [await _larger(service, given, image, owner) for image in images],
+            "images": [await _larger(service, request, given, image, owner) for image in images],
             "html_info": "",
         }
 
-    @router.post("/png-info")
+    @router.post("/png-info", openapi_extra=body_of("PictureToRead", {}))
     async def png_info(request: HttpRequest, owner: Asking) -> dict[str, object]:
         """The settings that a picture carries."""
         image = (await object_in(request)).get("image")
@@ -221,7 +226,7 @@ def _tools(service: Service) -> APIRouter:
         told = dict(parse_infotext(info).fields) if info else {}
         return {"info": info, "items": dict(texts), "parameters": told}
 
-    @router.post("/interrogate")
+    @router.post("/interrogate", openapi_extra=body_of("PictureToRead", {}))
     async def interrogate(request: HttpRequest) -> dict[str, object]:
         """No model here writes captions."""
         raise Unknown("Model not found")
@@ -229,8 +234,19 @@ def _tools(service: Service) -> APIRouter:
     return router
 
 
+def check_number(pictures: Sized, service: Service) -> None:
+    """Raise NotAllowed for more pictures than the server draws for one job."""
+    most = service.settings.limits.count
+    if len(pictures) > most:
+        raise NotAllowed(f"{len(pictures)} pictures are too many; up to {most} are taken at once.")
+
+
 async def _larger(
-    service: Service, given: Mapping[str, object], image: object, owner: Owner
+    service: Service,
+    http: HttpRequest,
+    given: Mapping[str, object],
+    image: object,
+    owner: Owner,
 ) -> str:
     """A picture made larger by a job without a model, as base64."""
     upload = await service.upload(_bytes(service, image), owner)
@@ -246,8 +262,12 @@ async def _larger(
     else:
         source["scale"] = given.get("upscaling_resize", 2)
     asked = service.asked(settings)
-    job = await service.submit(asked.request, owner, door="a1111", warnings=asked.warnings)
-    over = await service.finished(job.id, owner)
+    job = await service.submit(
+        asked.request, owner, hold="connection", door="a1111", warnings=asked.warnings
+    )
+    over = await drawn_or_gone(service, job, owner, http.is_disconnected)
+    if over is None:
+        raise ClientDisconnect
     if not over.pictures:
         raise NotAllowed(over.failure.message if over.failure else "it was cancelled.")
     return base64.b64encode(await service.picture_bytes(over.pictures[0][1], owner)).decode()

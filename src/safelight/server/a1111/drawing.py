@@ -60,7 +60,10 @@ async def drawn(
     hidden = () if given.get("include_init_images") else HIDDEN
     echo = {name: value for name, value in given.items() if name not in hidden}
     info = json.dumps(info_of(over, pictures, service))
-    body = {"images": images, "parameters": echo, "info": info, "warnings": list(over.warnings)}
+    body: dict[str, object] = {"images": images, "parameters": echo, "info": info}
+    body["warnings"] = list(over.warnings)
+    if over.verdicts:
+        body["verdicts"] = [one.to_json() for one in over.verdicts]
     return JSONResponse(body, headers={"X-Job-Id": job.id})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from safelight.diffusion.samplers import resolve_sampler_and_schedule
 from safelight.errors import RequestError
+from safelight.printable import shown
 from safelight.server.a1111.controls import controls_of
 from safelight.server.refusals import NotAllowed, Unknown
 from safelight.upscalers.pixels import RESAMPLERS
@@ -35,6 +36,7 @@ WITHOUT_MEANING: Mapping[str, tuple[object, ...]] = {
     "distilled_cfg_scale": (None, 3.5),
 }
 KNOWN_SCRIPTS = ("controlnet",)
+NAMED = 20  # options that one warning names
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,14 @@ def _common(given: Values) -> tuple[dict[str, object], list[str]]:
             "model": _file(refiner),
             **({} if switch is None else {"switch": switch}),
         }
-    overrides, said = overridden(given.get("override_settings") or {})
+    overrides, said = overridden(_object(given, "override_settings"))
     return settings | overrides, notes + said
 
 
 def overridden(options: Values) -> tuple[dict[str, object], list[str]]:
     """The settings that A1111's options come to, and what of them does nothing here."""
     settings: dict[str, object] = {}
-    notes = []
+    idle: list[str] = []
     for name, value in options.items():
         match name:
             case "sd_model_checkpoint":
@@ -145,8 +147,11 @@ def overridden(options: Values) -> tuple[dict[str, object], list[str]]:
             case "randn_source":
                 settings["noise_source"] = "nv" if str(value).upper() == "NV" else "cpu"
             case _:
-                notes.append(f"override_settings.{name[:60]} does nothing here.")
-    return settings, notes
+                idle.append(shown(name, 60))
+    if not idle:
+        return settings, []
+    more = f" and {len(idle) - NAMED} more" if len(idle) > NAMED else ""
+    return settings, [f"override_settings: {', '.join(idle[:NAMED])}{more} do nothing here."]
 
 
 def _sampling(given: Values) -> dict[str, object]:
@@ -218,7 +223,7 @@ def _with_scripts(
     if given.get("script_name"):
         raise NotAllowed(f"Script '{str(given['script_name'])[:60]}' not found")
     maps: tuple[int, ...] = ()
-    for name, script in (given.get("alwayson_scripts") or {}).items():
+    for name, script in _object(given, "alwayson_scripts").items():
         if name.lower() not in KNOWN_SCRIPTS:
             if _is_off(script):
                 continue
@@ -265,6 +270,13 @@ def _text(given: Values, name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise NotAllowed(f"{name} must be a text.")
+    return value
+
+
+def _object(given: Values, name: str) -> Values:
+    value = given.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise NotAllowed(f"{name} must be an object.")
     return value
 
 

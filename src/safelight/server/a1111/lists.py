@@ -97,8 +97,8 @@ def options(service: Service) -> Item:
         "eta_noise_seed_delta": 0,
         "randn_source": "CPU",
         "samples_format": "png",
-        "show_progress_every_n_steps": service.settings.preview_every,
-        "live_previews_enable": service.settings.preview_every > 0,
+        "show_progress_every_n_steps": service.settings.previews,
+        "live_previews_enable": service.settings.previews > 0,
     }
 
 

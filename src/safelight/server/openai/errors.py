@@ -11,6 +11,7 @@ KINDS: Mapping[int, str] = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+WITHHELD = "withheld"  # the kind of failure of a job whose every picture a judge withheld
 
 
 class Wrong(Refused):
@@ -24,3 +25,11 @@ def error_body(message: str, status: int, code: str, param: str | None = None) -
     usual = "invalid_request_error" if status < 500 else "server_error"
     kind = KINDS.get(status, usual)
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def failed_body(message: str, status: int, kind: str) -> dict[str, object]:
+    """The body for a job that failed; a picture that was withheld has OpenAI's own code for it."""
+    if kind != WITHHELD:
+        return error_body(message, status, kind)
+    body = {"type": "image_generation_user_error", "param": None, "code": "moderation_blocked"}
+    return {"error": {"message": message, **body}}

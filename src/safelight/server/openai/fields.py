@@ -28,6 +28,7 @@ SILENT = frozenset({"user", "safety_identifier"})
 OWN_NAMES = re.compile(r"(gpt-image|dall-e|chatgpt-image)[\w.-]*")  # OpenAI's; here: the server's
 SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 MOST, PROMPT_LIMIT = 10, 32_000
+NAME_LIMIT = 200
 VARIED = 0.6  # strength of a variation: the picture's layout is kept, its details are not
 
 
@@ -82,6 +83,8 @@ def wanted(task: Task, given: Mapping[str, object]) -> Wanted:
     for name, value in fields.items():
         if name in WITHOUT_MEANING or name in SILENT:
             continue
+        if len(name) > NAME_LIMIT:
+            raise Wrong(f"a field's name has {len(name)} characters; up to {NAME_LIMIT}.")
         _lay(settings, name, value)
     return Wanted(
         settings,

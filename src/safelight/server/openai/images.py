@@ -10,12 +10,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
 
-from safelight.server.bodies import StrictRoute, object_in
+from safelight.server.bodies import StrictRoute, form_in, object_in
 from safelight.server.jobs import Drawn, Failed, Job, Owner, State, Stepped
 from safelight.server.native import Asking
-from safelight.server.openai.errors import Wrong, error_body
+from safelight.server.openai.errors import WITHHELD, Wrong, error_body, failed_body
 from safelight.server.openai.fields import (
     FORMATS,
     Task,
@@ -62,14 +61,8 @@ class _Door:
         """The answer to a call whose pictures are parts of a form."""
         if not request.headers.get("content-type", "").startswith(MEDIA[1]):
             raise WrongMedia(f"this endpoint takes {MEDIA[1]}.")
-        try:
-            form = await request.form(max_files=PICTURES, max_fields=FIELDS)
-        except MultiPartException:
-            raise Wrong("the body is no sound form.") from None
-        try:
+        async with form_in(request, files=PICTURES, fields=FIELDS) as form:
             fields, pictures = await _parts(form)
-        finally:
-            await form.close()
         return await self.answered(task, request, owner, fields, pictures)
 
     async def answered(
@@ -136,6 +129,8 @@ class _Door:
         answer = {"created": int(job.created), "data": data, **await self._told(job, want, owner)}
         if job.warnings:
             answer["warnings"] = list(job.warnings)
+        if job.verdicts:
+            answer["verdicts"] = [one.to_json() for one in job.verdicts]
         return answer
 
     async def _told(self, job: Job, want: Wanted, owner: Owner) -> Json:
@@ -187,7 +182,7 @@ class _Door:
                 elif isinstance(body, Drawn):
                     size = f"{body.width}x{body.height}"
                 elif isinstance(body, Failed):
-                    yield _event(error_body(body.message, 500, body.error))
+                    yield _event(failed_body(body.message, 500, body.error))
                 elif event.last and event.kind == "done":
                     over = self.service.job(job.id, owner)
                     yield _event(
@@ -239,8 +234,8 @@ def _failure(job: Job, headers: Mapping[str, str]) -> JSONResponse:
     if failure is None:
         told = error_body(job.reason or "the job was cancelled.", 409, "cancelled")
         return JSONResponse(told, 409, {**headers, "X-Should-Retry": "false"})
-    told = error_body(failure.message, failure.status, failure.kind)
-    return JSONResponse(told, failure.status, dict(headers))
+    status = 400 if failure.kind == WITHHELD else failure.status
+    return JSONResponse(failed_body(failure.message, status, failure.kind), status, dict(headers))
 
 
 def _size_of(job: Job) -> str:
@@ -255,7 +250,24 @@ def _event(values: Json) -> str:
 GENERATIONS: Json = {
     "requestBody": {
         "content": {
-            MEDIA[0]: {"example": {"prompt": "a red apple on a blue background", "seed": 7, "n": 1}}
+            MEDIA[0]: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "prompt": {"type": "string", "minLength": 1, "maxLength": 20_000},
+                        "model": {"type": "string"},
+                        "n": {"type": "integer", "minimum": 1, "maximum": 10, "default": 1},
+                        "size": {"type": "string", "default": "auto"},
+                        "response_format": {"enum": ["b64_json", "url"], "default": "b64_json"},
+                        "output_format": {"enum": ["png", "jpeg", "webp"], "default": "png"},
+                        "output_compression": {"type": "integer", "minimum": 0, "maximum": 100},
+                        "stream": {"type": "boolean", "default": False},
+                        "partial_images": {"type": "integer", "minimum": 0, "maximum": 3},
+                    },
+                    "required": ["prompt"],
+                },
+                "example": {"prompt": "a red apple on a blue background", "seed": 7, "n": 1},
+            }
         }
     }
 }
