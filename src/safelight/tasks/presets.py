@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from safelight.errors import RequestError
-from safelight.families import SamplerHint
 from safelight.printable import shown
+
+if TYPE_CHECKING:
+    from safelight.families import SamplerHint
 
 PresetName = Literal["fast"]
 
@@ -26,7 +28,7 @@ def preset_settings(name: str | None) -> Mapping[str, object]:
     raise RequestError(f"there is no preset {shown(name)}; there is {', '.join(PRESETS)}.")
 
 
-def check_preset(name: str, hint: SamplerHint) -> None:
+def check_preset(name: str, hint: "SamplerHint") -> None:
     """Raise RequestError for a preset that takes as many steps as a model asks for, or more."""
     steps = preset_settings(name)["steps"]
     assert isinstance(steps, int)
