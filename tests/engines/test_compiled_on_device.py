@@ -96,6 +96,7 @@ def test_what_the_compiler_cannot_is_an_error_that_says_so(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of PyTorch's own making
 def test_it_gives_what_the_modules_give(unet: UNet) -> None:
     runner = JustInTimeUNet(unet, "compiled", frozenset())
     with torch.no_grad():
