@@ -48,6 +48,7 @@ def test_a_preset_is_for_large_models(preset: str) -> None:
     assert large.training.precision == "bf16"
     assert large.noise.checkpointing == PRESETS[preset].checkpointing
     assert large.training.micro_batch == PRESETS[preset].micro
+    assert large.training.channels_last == (preset == "cpu")
 
 
 def test_captions_are_kept_and_the_word_is_put_first_if_they_lack_it() -> None:
