@@ -44,6 +44,8 @@ from safelight.models.controlnet import ControlNet, ControlNetConfig, UnionConfi
 from safelight.models.t2i_adapter import T2IAdapter
 from safelight.models.unet import UNet
 
+pytestmark = pytest.mark.slow
+
 State = dict[str, Tensor]
 
 

@@ -49,6 +49,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @EVERY_FAMILY
 def test_a_folder_becomes_the_single_file_and_comes_back(
     name: str, on_disk: Get, tmp_path: Path

@@ -15,6 +15,8 @@ import pytest
 from safelight.server.limits import Limits
 from server_hostile import DRAWN, JOBS, TXT2IMG, Attack, Target, attacked, png, table
 
+pytestmark = pytest.mark.slow
+
 MOST = 2**20
 EDITS, VARIATIONS = "/v1/images/edits", "/v1/images/variations"
 

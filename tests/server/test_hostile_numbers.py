@@ -7,6 +7,8 @@ import pytest
 
 from server_hostile import DRAWN, JOBS, TXT2IMG, WELL, Attack, Target, attacked, table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Target]:

@@ -14,6 +14,8 @@ from PIL import Image, PngImagePlugin
 
 from server_hostile import IMG2IMG, JOBS, TXT2IMG, Attack, Target, attacked, png, table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Target]:

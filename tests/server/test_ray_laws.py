@@ -8,6 +8,8 @@ from safelight.server.painter import Painter
 from safelight.server.ray_painters import RemotePainter
 from server_replicas import ThreadLine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def at_a_distance(monkeypatch: pytest.MonkeyPatch) -> None:

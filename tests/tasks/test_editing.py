@@ -53,6 +53,8 @@ from safelight.tasks.stage import NOTHING
 from safelight.tasks.supplies import Supplies
 from safelight.tasks.work import work_of
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-3
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 MASK = np.zeros((64, 64, 3), dtype=np.uint8)

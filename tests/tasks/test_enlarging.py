@@ -55,6 +55,8 @@ from safelight.tasks.supplies import Supplies
 from safelight.upscalers import latent
 from safelight.upscalers import pixels as pixel_upscalers
 
+pytestmark = pytest.mark.slow
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 SUPPLIES = Supplies({"photo.png": PIXELS})
 

@@ -28,6 +28,8 @@ from safelight.tasks.generate import generate, settled
 from safelight.tasks.plan import plan
 from safelight.tasks.request import Request
 
+pytestmark = pytest.mark.slow
+
 PROMPT, NEGATIVE = "a red apple on a blue table, oil painting", "blurry"
 
 # name -> (Diffusers' scheduler, its options, our sampler, our schedule)

@@ -26,6 +26,8 @@ from safelight.tasks.generate import settled
 from safelight.tasks.plan import plan
 from safelight.tasks.request import Request
 
+pytestmark = pytest.mark.slow
+
 SIGMA = torch.tensor(3.0, dtype=torch.float64)
 
 

@@ -37,6 +37,8 @@ from safelight.training.recipes.record import remember
 from safelight.training.scenes.cutouts import save_cutouts
 from safelight.training.watch import Watch
 
+pytestmark = pytest.mark.slow
+
 SCENES = {
     "kind": "scenes",
     "path": "cutouts.safetensors",

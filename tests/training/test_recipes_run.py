@@ -29,6 +29,8 @@ from safelight.training.recipes.latents import Reworded
 from safelight.training.recipes.rows import KeptPairs, Labelled
 from safelight.training.scenes.cutouts import save_cutouts
 
+pytestmark = pytest.mark.slow
+
 SCENES = {
     "kind": "scenes",
     "path": "cutouts.safetensors",

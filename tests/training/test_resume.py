@@ -25,6 +25,8 @@ from safelight.training.settings import Settings
 from safelight.training.watch import Moment, Outcome, Watch
 from training_tiny import Denoising, Duel, Pictures, files_equal, net, settings
 
+pytestmark = pytest.mark.slow
+
 
 class Heard(Watch):
     def __init__(self) -> None:
