@@ -8,6 +8,7 @@ from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
+from safelight.server.bounded_folder import make_room
 from safelight.server.lesson_frames import Lesson
 from safelight.server.refusals import Unknown
 from safelight.writing import make_folder, write_whole
@@ -36,7 +37,7 @@ class Lessons:
             for name, data in lesson.pictures.items():
                 file.writestr(f"{name}.webp", data)
         with self._lock:
-            self._make_room(len(buffer.getvalue()))
+            make_room(self.folder, len(buffer.getvalue()), self.most)
             write_whole(self._path(picture), buffer.getvalue())
 
     def has(self, picture: str) -> bool:
@@ -72,17 +73,3 @@ class Lessons:
                 "no lesson of this picture is kept; ask for one with POST /api/lessons."
             ) from None
         return data
-
-    def _make_room(self, size: int) -> None:
-        """Forget the lessons that were not looked at for longest until there is room for one."""
-        found = []
-        for path in self.folder.iterdir():
-            with suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(bytes_ for _, bytes_, _ in found) + size
-        for _, bytes_, path in sorted(found):
-            if total <= self.most:
-                break
-            path.unlink(missing_ok=True)
-            total -= bytes_

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from safelight.errors import FileError, SafelightError
+from safelight.server.bounded_folder import make_room
 from safelight.server.kept import Upload
 from safelight.server.limits import Limits
 from safelight.server.refusals import NotAllowed, TooLarge, Unknown
@@ -52,7 +53,7 @@ class Uploads:
             self._check_size(*_announced(data, limits.picture_pixels))
         with self._lock:
             if not path.exists():
-                self._make_room(len(data))
+                make_room(self.folder, len(data), self.limits.uploads_bytes)
                 write_whole(path, data)
             else:
                 with suppress(OSError):
@@ -76,20 +77,6 @@ class Uploads:
     def _check_size(self, width: int, height: int) -> None:
         if width * height > (most := self.limits.picture_pixels):
             raise TooLarge(f"the picture has {width} x {height} pixels; up to {most} are taken.")
-
-    def _make_room(self, size: int) -> None:
-        """Forget the pictures that were not used for longest until there is room for one more."""
-        found = []
-        for path in self.folder.iterdir():
-            with suppress(OSError):
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(bytes_ for _, bytes_, _ in found) + size
-        for _, bytes_, path in sorted(found):
-            if total <= self.limits.uploads_bytes:
-                break
-            path.unlink(missing_ok=True)
-            total -= bytes_
 
 
 def decoded(text: str, limits: Limits) -> bytes:
