@@ -13,6 +13,8 @@ from safelight.cli.main import run
 from safelight.cli.teaching import base_of, machine
 from safelight.training.config.lessons import PRESETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -31,6 +31,8 @@ from safelight.tasks.recipe import Recipe
 from safelight.tasks.replay import other_files
 from safelight.tasks.request import Request
 
+pytestmark = pytest.mark.slow
+
 CANNY = Making("canny", {"low": 60, "high": 120})
 SMALL = {"width": 64, "height": 64, "steps": 2, "seed": 3}
 
