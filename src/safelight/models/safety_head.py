@@ -8,6 +8,7 @@ Shapes: B pictures, P width of CLIP's space.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class SafetyHead(nn.Module):
             )
         else:
             self.layers = nn.ModuleDict()
-        for name, width, wider in zip(config.names, config.widths, config.widths[1:], strict=False):
+        for name, (width, wider) in zip(config.names, pairwise(config.widths), strict=True):
             owner, _, leaf = name.rpartition(".")
             self.get_submodule(owner).add_module(leaf, Linear(width, wider))
 

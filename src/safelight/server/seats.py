@@ -5,6 +5,7 @@ All of it runs on the event loop but the painters themselves, each on the thread
 
 import asyncio
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -381,17 +382,22 @@ class Seats(Listener):
 
     # -- the rest of the desk ----------------------------------------------------------------------
 
+    @abstractmethod
     def reorder(self) -> None:
-        raise NotImplementedError
+        """Work out anew who waits behind whom, and tell those whose place changed."""
 
+    @abstractmethod
     def tell(self, live: Live, body: Body) -> None:
-        raise NotImplementedError
+        """Tell whoever follows a job; what is to last goes to the disk as well."""
 
+    @abstractmethod
     async def on_disk(self, work: Callable[..., T], *values: object) -> T:
-        raise NotImplementedError
+        """Do something with the disk on its thread, in the order of asking."""
 
+    @abstractmethod
     async def _complete(self, live: Live) -> None:
-        raise NotImplementedError
+        """Nothing of a job is left to draw: it ends."""
 
+    @abstractmethod
     async def _failed(self, id: str, failure: Failure) -> None:
-        raise NotImplementedError
+        """A job cannot be drawn: it ends, and says why."""

@@ -182,7 +182,7 @@ def _widgets(kind: str, node: Mapping[str, Json]) -> tuple[dict[str, Json], tupl
         return {}, ()
     names = WIDGETS.get(kind, ("value", "") if len(values) <= 2 else ())
     # Lists of old editors are shorter; what is beyond the names is given back below, and told.
-    named = {name: value for name, value in zip(names, values, strict=False) if name}
+    named = {name: values[i] for i, name in enumerate(names[: len(values)]) if name}
     controls = [i for i, name in enumerate(names) if not name]
     return named, tuple(
         value
