@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safelight.server.registry import Listed, Registry
 from server_fake import FakePainter
+from server_lists import lists
 from server_live import live
 
 webuiapi = pytest.importorskip("webuiapi", reason="a client that is not installed")
@@ -17,13 +17,7 @@ webuiapi = pytest.importorskip("webuiapi", reason="a client that is not installe
 
 @pytest.fixture(autouse=True)
 def listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    items = [
-        Listed("plain", tmp_path / "plain.safetensors", "model", "SD 1.5", size=5),
-        Listed("other", tmp_path / "other.safetensors", "model"),
-        Listed("style", tmp_path / "style.safetensors", "lora"),
-        Listed("edges", tmp_path / "edges.safetensors", "control"),
-    ]
-    monkeypatch.setattr("safelight.server.service.listed", lambda *_: Registry(items))
+    lists(monkeypatch, tmp_path)
 
 
 @pytest.fixture

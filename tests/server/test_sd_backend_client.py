@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from safelight.server.registry import Listed, Registry
 from safelight.server.settings import Key
 from server_fake import FakePainter
+from server_lists import lists
 from server_live import live
 
 pytest.importorskip("sd_backend_client", reason="a client that is not installed")
@@ -39,15 +39,7 @@ SMALL: dict[str, Any] = {"prompt": "an apple", "steps": 3, "width": 64, "height"
 
 @pytest.fixture(autouse=True)
 def listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    items = [
-        Listed("plain", tmp_path / "plain.safetensors", "model", "SD 1.5", size=5),
-        Listed("other", tmp_path / "other.safetensors", "model"),
-        Listed("good-vae", tmp_path / "good-vae.safetensors", "vae"),
-        Listed("style", tmp_path / "style.safetensors", "lora"),
-        Listed("net", tmp_path / "net.pt", "hypernetwork"),
-        Listed("edges", tmp_path / "edges.safetensors", "control"),
-    ]
-    monkeypatch.setattr("safelight.server.service.listed", lambda *_: Registry(items))
+    lists(monkeypatch, tmp_path)
 
 
 @pytest.fixture
