@@ -39,18 +39,15 @@ from safelight.tasks.request import Request
 
 EXACT = "exact"
 SETTINGS = (
-    "steps=15",
-    "steps=12",
     "steps=10",
-    "reuse.steps=0.03",
-    "reuse.steps=0.1",
-    "reuse.steps=0.2",
-    "reuse.guidance=0.1",
-    "reuse.guidance=0.3",
+    "sampler=unipc,steps=12",
+    "sampler=unipc,steps=10",
+    "sampler=unipc,steps=8",
+    "dtype=bf16",
+    "dtype=bf16,sampler=unipc,steps=10",
+    "sampler=unipc,steps=12,reuse.every=2",
+    "reuse.every=2",
     "reuse.steps=0.1,reuse.guidance=0.2",
-    "reuse.steps=0.2,reuse.guidance=0.3",
-    "reuse.every=2,reuse.blocks=1",
-    "reuse.every=3,reuse.blocks=1",
     "token_merging.ratio=0.5",
 )
 
