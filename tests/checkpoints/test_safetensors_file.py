@@ -77,6 +77,23 @@ def test_a_type_asked_for_equals_converting_afterwards(
             assert torch.equal(read, expected)
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted"), [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)]
+)
+def test_every_number_of_a_narrow_type_is_converted_as_pytorch_does(
+    tmp_path: Path, stored: torch.dtype, wanted: torch.dtype
+) -> None:
+    patterns = torch.arange(-(2**15), 2**15).to(torch.int16).view(stored)
+    every = patterns.repeat(5)[:-1].contiguous()  # more than is read at once, and no whole piece
+    path = tmp_path / "every.safetensors"
+    safetensors.torch.save_file({"every": every}, path)
+    with open_weights(path) as weights:
+        read = weights.read("every", dtype=wanted)
+    expected = every.to(wanted)
+    assert torch.equal(read.isnan(), expected.isnan())
+    assert torch.equal(read.nan_to_num(nan=0.0), expected.nan_to_num(nan=0.0))
+
+
 def test_a_tensor_outlives_the_file(path: Path) -> None:
     with open_weights(path) as weights:
         kept = weights.read("t.torch.float32")

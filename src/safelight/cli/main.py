@@ -1,14 +1,16 @@
 """The command `safelight`: one verb a file, each imported only when it is asked for."""
 
+import atexit
 import importlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import MutableMapping
 from contextlib import suppress
 from difflib import get_close_matches
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -122,12 +124,26 @@ def main(argv: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     share_cores(os.environ)
     code = run(sys.argv[1:] if argv is None else argv)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        # At times PyTorch's threads abort a process of a group that ends, though all went well.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once, unless threads are at work that it would wait for.
+
+    Freeing weights and graphs one by one before the system frees all of them takes a second for a
+    model of SD 1.5's size; and at times PyTorch's threads abort a process of a group that ends,
+    though all went well. What was asked to be done at the end (`atexit`) is done.
+    """
+    main = threading.main_thread()
+    if any(not thread.daemon and thread is not main for thread in threading.enumerate()):
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # nobody reads any more, or there is none
+            code = code or 1
+    os._exit(code)
 
 
 def share_cores(environment: MutableMapping[str, str]) -> None:

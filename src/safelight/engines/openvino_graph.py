@@ -1,7 +1,7 @@
 """A network of PyTorch as a graph of OpenVINO's operators.
 
-The network is traced by `torch.export`, which computes nothing, and each operator of the trace is
-written in OpenVINO's (`openvino_ops`). The graph shares the weights' memory. OpenVINO's own
+The network is traced (`traces`), which computes nothing, and each operator of the trace is written
+in OpenVINO's (`openvino_ops`). The graph shares the weights' memory. OpenVINO's own
 converter would do the same work; it is not used because it reports its use over the network, and
 because eight bits and folded upsampling are easiest said where a layer is written.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from safelight.engines import openvino_ops as translations
 from safelight.engines.openvino_import import openvino
 from safelight.engines.openvino_ops import Output, Untranslated, shape_of
+from safelight.engines.traces import trace_of
 from safelight.errors import RequestError
 from safelight.printable import shown
 
@@ -79,26 +80,23 @@ def graph_of(
         picture are given to PyTorch first (`Prelude`). The result is float32.
     Raises RequestError, naming the operator, for a network that cannot be translated.
     """
-    with torch.no_grad():
-        program = torch.export.export(network, tuple(examples.values()), strict=False)
+    trace = trace_of(network, examples)
     weights = network.state_dict(keep_vars=True)
-    signature = program.graph_signature
     known: dict[fx.Node, Any] = {}
     inputs: list[fx.Node] = []
     layers: dict[fx.Node, str] = {}
-    for node in program.graph.find_nodes(op="placeholder"):
-        name = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.get(node.name)
-        constant = signature.inputs_to_lifted_tensor_constants.get(node.name)
+    for node in trace.graph.find_nodes(op="placeholder"):
+        name = trace.weights.get(node.name)
         if name is not None:
             known[node] = weights[name].detach()
             layers[node] = name.rpartition(".")[0].removeprefix(f"{INNER}.")
-        elif constant is not None:
-            known[node] = program.constants[constant]
+        elif node.name in trace.constants:
+            known[node] = trace.constants[node.name]
         else:
             inputs.append(node)
-    prelude = _prelude(program.graph, inputs)
+    prelude = _prelude(trace.graph, inputs)
     builder = _Builder(layers, products)
-    return builder.built(program.graph, known, prelude, dict(zip(inputs, examples, strict=True)))
+    return builder.built(trace.graph, known, prelude, dict(zip(inputs, examples, strict=True)))
 
 
 def _prelude(graph: fx.Graph, inputs: Sequence[fx.Node]) -> Prelude:

@@ -1,41 +1,26 @@
-"""What was measured of a model for eight bits, kept on disk: numbers and names, never code.
+"""What was measured of a model for eight bits, kept on disk (`private_note`).
 
-The file is JSON in a folder that is this user's alone. Its first line is the hash of the rest. A
-file that is damaged, too large, of another network or open to others counts as none.
+A note that is not about this network counts as none.
 """
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from safelight.engines.openvino_eight import Rounding, Scales
-from safelight.engines.private_folder import check_private, digest, private_folder
-from safelight.errors import FileError, OutputError
-from safelight.writing import write_whole
+from safelight.engines.private_note import keep_note, note_of
 
 FOLDER = "openvino"
-LARGEST = 64 * 2**20  # bytes
+MOST = 64  # notes, of some hundred kilobytes
 
 
 def remembered(key: str, network: nn.Module) -> Scales | None:
     """What was kept under a key for a network; None if nothing sound was."""
     try:
-        path = _path(key)
-        check_private(path)
-        if path.stat().st_size > LARGEST:
-            return None
-        noted, _, data = path.read_bytes().partition(b"\n")
-    except (OSError, FileError, OutputError):
-        return None
-    if noted != digest(data).encode():
-        return None
-    try:
-        return _read(json.loads(data), network)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return _read(note_of(FOLDER, key), network)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return None
 
 
@@ -43,25 +28,14 @@ def kept(key: str, scales: Scales) -> None:
     """Keep what was measured, whole or not at all; where that cannot be, it is measured again."""
     roundings = list({id(one): one for one in scales.layers.values()}.values())
     numbers = {id(one): index for index, one in enumerate(roundings)}
-    data = json.dumps(
-        {
-            "layers": {name: numbers[id(one)] for name, one in scales.layers.items()},
-            "roundings": [
-                {"low": one.low, "high": one.high, "factors": one.factors.tolist()}
-                for one in roundings
-            ],
-        }
-    ).encode()
-    try:
-        path = _path(key)
-        write_whole(path, digest(data).encode() + b"\n" + data)
-        path.chmod(0o600)
-    except (OSError, FileError, OutputError):
-        return
-
-
-def _path(key: str) -> Path:
-    return private_folder(FOLDER) / f"{key}.json"
+    told = {
+        "layers": {name: numbers[id(one)] for name, one in scales.layers.items()},
+        "roundings": [
+            {"low": one.low, "high": one.high, "factors": one.factors.tolist()}
+            for one in roundings
+        ],
+    }
+    keep_note(FOLDER, key, told, MOST)
 
 
 def _read(found: Mapping[str, object], network: nn.Module) -> Scales:
