@@ -13,6 +13,7 @@ from safelight.training.config.toml_writing import to_toml
 
 SMALL = Base("embedded", "Emoji", 128, 16, 13_000_000, 1)
 LARGE = Base("model.safetensors", "Stable Diffusion 1.x", 512, 64, 860_000_000, 1)
+XL = Base("xl.safetensors", "SDXL", 1024, 32, 2_600_000_000, 2)
 RECIPES = {"inversion": InversionRun, "full": DiffusionRun, "lcm": LcmRun}
 
 
@@ -49,6 +50,20 @@ def test_a_preset_is_for_large_models(preset: str) -> None:
     assert large.noise.checkpointing == PRESETS[preset].checkpointing
     assert large.training.micro_batch == PRESETS[preset].micro
     assert large.training.channels_last == (preset == "cpu")
+
+
+def test_what_has_no_room_is_refused_and_what_is_large_keeps_no_activations() -> None:
+    for base, kind, preset in (
+        (LARGE, "full", "8gb"),
+        (XL, "full", "24gb"),
+        (XL, "full", "cpu"),
+        (XL, "lora", "8gb"),
+    ):
+        with pytest.raises(RequestError, match=f"preset {preset} has no room for"):
+            lesson(wish(base=base, kind=kind, preset=preset))
+    for base, kind in ((LARGE, "full"), (XL, "lora"), (XL, "inversion")):
+        assert read(wish(base=base, kind=kind, preset="24gb")).noise.checkpointing
+    assert not read(wish(base=SMALL, kind="full", preset="8gb")).noise.checkpointing
 
 
 def test_captions_are_kept_and_the_word_is_put_first_if_they_lack_it() -> None:

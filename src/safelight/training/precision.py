@@ -92,7 +92,6 @@ class CopiedWeights:
         for weight in self.parameters:
             weight.data = weight.data.bfloat16()
         self._sums = [torch.zeros_like(master) for master in self.masters]
-        self._cast: list[Tensor] = []  # float32 gradients of one of several micro-batches
         self._fresh = True
 
     def begin(self) -> None:
@@ -113,13 +112,9 @@ class CopiedWeights:
         _forget(self.parameters)
 
     def _add(self, places: list[int], found: list[Tensor]) -> None:
-        if not found:
-            return
-        if not self._cast:
-            self._cast = [torch.empty_like(total) for total in self._sums]
-        cast = [self._cast[place] for place in places]
-        _copy(cast, found)
-        torch._foreach_add_([self._sums[place] for place in places], cast)
+        # one by one: all at once would need their copies in float32 beside each other
+        for place, gradient in zip(places, found, strict=True):
+            self._sums[place].add_(gradient)
 
     def gradients(self) -> list[Tensor]:
         if self._fresh and self._sums:

@@ -6,7 +6,7 @@ million weights take larger steps; those were found with the model that the pack
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -42,6 +42,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     }
 )
 """cpu: 24 GB of memory and no GPU. 8gb, 24gb: a GPU of so much memory."""
+XL = 2_000_000_000  # weights of a U-Net from which on a model is one of SDXL's size
 PREVIEWS = 4  # captions that are drawn while it learns
 SMALL_PRESET = Preset("fp32", 8, 8, False)
 
@@ -134,7 +135,7 @@ def lesson(wish: Wish) -> dict[str, Any]:
         raise RequestError(f"kind must be one of {', '.join(LESSONS)}; got {shown(wish.kind)}")
     if wish.preset not in PRESETS:
         raise RequestError(f"preset must be one of {', '.join(PRESETS)}; got {shown(wish.preset)}")
-    fits = SMALL_PRESET if wish.base.small else PRESETS[wish.preset]
+    fits = fitting(wish.preset, wish.kind, wish.base)
     recipe = {"inversion": "textual_inversion", "full": "diffusion", "lcm": "lcm"}
     values: dict[str, Any] = {
         "recipe": recipe.get(wish.kind, "lora"),
@@ -153,6 +154,30 @@ def lesson(wish: Wish) -> dict[str, Any]:
     if prompts:
         values["previews"] = {"prompts": list(prompts), **_drawn(wish)}
     return values
+
+
+def fitting(preset: str, kind: str, base: Base) -> Preset:
+    """How a kind is taught to a model on such a machine.
+
+    Raises RequestError for what takes more memory than that. The bytes are those of
+    `scripts/count_training_memory.py`, at the size that the models were made for.
+    """
+    if base.small:
+        return SMALL_PRESET
+    full, large = kind == "full", base.weights > XL
+    if full and (large or preset == "8gb"):
+        raise RequestError(
+            f"preset {preset} has no room for all weights of {shown(base.name)}: the tensors of a "
+            f"step take {66 if large else 18} GB; teach it an adapter (--kind lora), or write a "
+            "config for a larger machine (safelight train)"
+        )
+    if large and preset == "8gb":
+        raise RequestError(
+            f"preset 8gb has no room for {shown(base.name)}: the tensors of a step take 10 GB; "
+            "give --preset 24gb on a GPU of 16 GB or more, or --preset cpu"
+        )
+    found = PRESETS[preset]
+    return replace(found, checkpointing=True) if full or large else found
 
 
 def _data(wish: Wish) -> dict[str, Any]:
