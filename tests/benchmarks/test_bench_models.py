@@ -96,7 +96,7 @@ def test_inputs_are_written_once_for_everybody(tmp_path: Path) -> None:
 # -- counted ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_operations_are_those_of_sd15() -> None:
     """1,607 GFLOP a step of SD 1.5 at 512x512 with guidance, 16 % of them in attention."""
     found = operations(SD15, "step", (512, 512), batch=1, guided=True)

@@ -18,7 +18,7 @@ from safelight.benchmarks.contenders import PEERS, Contender, contenders
 from safelight.benchmarks.report import Line
 from safelight.benchmarks.task import Task
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 TINY = Asked(
     geometry="tiny", size=(64, 64), steps=2, rounds=2, threads=1, works=("step",), force=True
 )

@@ -147,7 +147,7 @@ def test_figures_have_units() -> None:
 # -- a whole run -----------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_our_own_works_are_timed_and_every_line_is_written(safelight: Cli, place: Path) -> None:
     works = "step,decode,encode,text,picture,load,start,memory,overhead,roofline,train"
     ran = safelight(

@@ -15,16 +15,12 @@ from safelight.adapters.adapter import Adapter
 from safelight.adapters.attach import attached
 from safelight.adapters.strengths import Strengths
 from safelight.checkpoints.load import load
+from safelight.checkpoints.regular_file import RegularFile
+from safelight.checkpoints.resting import load_resting
 from safelight.checkpoints.save import save
 from safelight.engines.int8_tensor import Int8Weight, as_bytes, as_int8
-from safelight.engines.int8_weights import (
-    LEFT,
-    Int8Sink,
-    int8_weights,
-    missing_dynamic,
-    nbytes,
-    to_int8,
-)
+from safelight.engines.int8_weights import Int8Sink, int8_weights, missing_dynamic, to_int8
+from safelight.engines.narrow_layers import LEFT, nbytes
 from safelight.model import Model
 from safelight.models.deltas import LowRank
 from safelight.models.layers import Conv2d, Linear
@@ -192,6 +188,36 @@ def test_what_a_sink_takes_is_what_is_made_of_a_loaded_model() -> None:
     to_int8(unet), to_int8(loaded)
     assert not any(p.is_meta for p in unet.parameters())
     assert torch.equal(answer(unet), answer(loaded))
+
+
+@pytest.mark.parametrize("resting", [False, True])
+def test_what_a_sink_takes_leaves_no_page_of_the_file_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resting: bool
+) -> None:
+    """A map keeps all pages that were looked at for as long as any tensor of it lives."""
+    path = tmp_path / "model.safetensors"
+    save(tiny_model(), path, "ldm", dtype=torch.float32)
+    mapped = 0
+
+    def counted(file: RegularFile, offset: int, count: int, dtype: torch.dtype) -> Tensor:
+        nonlocal mapped
+        mapped += count
+        return whole(file, offset, count, dtype)
+
+    whole = RegularFile.mapped
+    monkeypatch.setattr(RegularFile, "mapped", counted)
+    if resting:
+        model, rests = load_resting(path, dtype=torch.float32, sink=Int8Sink(), settle=to_int8)
+        for rest in rests:
+            rest.bring()
+    else:
+        model = int8_weights(load(path, sink=Int8Sink()))
+    coder = model.codec.autoencoder
+    assert isinstance(coder, nn.Module)
+    parts = (model.network.unet, coder, *model.text.encoders)
+    weights = [weight for part in parts for weight in part.parameters()]
+    left = sum(weight.numel() for weight in weights if not isinstance(weight, Int8Weight))
+    assert mapped == left < sum(weight.numel() for weight in weights)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from memory_models import many_layers
 from safelight.checkpoints.save import save
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 CODE = """
 import json, sys

@@ -1,42 +1,33 @@
-"""A weight that is kept as bytes, and that every layer may use as if it were not.
+"""A weight that is kept as bytes (`NarrowWeight`).
 
 Shapes: n output channels, the first dimension of a weight; in features, C channels, k k a kernel.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils._pytree import tree_map
 
+from safelight.engines.narrow_weight import NarrowWeight, steps
 from safelight.models.cpu_convolution import convolution
 from safelight.models.cpu_product import linear, recorded
 
 LARGEST = 127
 LEVELS = 253  # of an input; with 2 to spare, rounding cannot leave the range of a byte
-LINEAR: frozenset[Any] = frozenset({F.linear})
-CONVOLUTION: frozenset[Any] = frozenset({F.conv2d, torch.conv2d})
 
 
-class Int8Weight(Tensor):
+class Int8Weight(NarrowWeight):
     """weight[o] = scale[o] * numbers[o], each number -127 ... 127.
 
-    It says that it has the type `dtype`, in which its layer computes, and does so in one of two
-    ways. As a rule a product or a convolution multiplies by the numbers, which that type holds
-    exactly, and scales the result: nothing is rounded but the weight itself, once. If `dynamic`,
-    the input is brought to bytes, too, each time anew by its own range, and multiplied by
-    the processor's integer instructions: twice as fast, and less exact.
-
-    Another type leaves the bytes as they are. Any other operation is done with the weight in full,
-    and gives a plain tensor; so adapters fold into it as if nothing were the matter.
+    Its layer computes in one of two ways. As a rule a product or a convolution multiplies by the
+    numbers, which the layer's type holds exactly, and scales the result: nothing is rounded but the
+    weight itself, once. If `dynamic`, the input is brought to bytes, too, each time anew by its own
+    range, and multiplied by the processor's integer instructions: twice as fast, and less exact.
     """
 
-    scale: Tensor  # (n,) float32, positive
     dynamic: bool
-    _stored: Tensor  # the numbers, or what oneDNN made of them: opaque, but without loss
 
     @staticmethod
     def __new__(
@@ -44,14 +35,12 @@ class Int8Weight(Tensor):
         numbers: Tensor,
         scale: Tensor,
         dtype: torch.dtype,
+        shape: torch.Size | None = None,
         *,
         dynamic: bool = False,
-        shape: torch.Size | None = None,  # if the numbers are packed
     ) -> Self:
-        made: Self = Tensor._make_wrapper_subclass(
-            cls, numbers.shape if shape is None else shape, dtype=dtype, device=numbers.device
-        )
-        made._stored, made.scale, made.dynamic = numbers, scale, dynamic
+        made = NarrowWeight.__new__(cls, numbers, scale, dtype, shape)
+        made.dynamic = dynamic
         return made
 
     @property
@@ -64,24 +53,17 @@ class Int8Weight(Tensor):
         dense = stored.to_dense()
         return dense.t().contiguous() if matrix else dense.contiguous()
 
-    @property
-    def kept_bytes(self) -> int:
-        """What it takes in memory."""
-        return self._stored.numel() + self.scale.nbytes
-
-    def in_full(self) -> Tensor:
-        """The weight as a plain tensor of its type."""
-        with torch._C.DisableTorchFunctionSubclass():
-            dtype = self.dtype
-        numbers = self.numbers
-        return (numbers.float() * _along(self.scale, numbers.dim())).to(dtype)
-
     def another(self, dtype: torch.dtype, *, dynamic: bool | None = None) -> "Int8Weight":
         """The same bytes for a layer that computes in this type, in this way."""
         with torch._C.DisableTorchFunctionSubclass():
             shape = self.shape
         wanted = self.dynamic if dynamic is None else dynamic
-        return Int8Weight(self._stored, self.scale, dtype, dynamic=wanted, shape=shape)
+        return Int8Weight(self._stored, self.scale, dtype, shape, dynamic=wanted)
+
+    def moved(self, device: torch.device | None, dtype: torch.dtype) -> "Int8Weight":
+        plain = super().moved(device, dtype)
+        plain.dynamic = self.dynamic
+        return plain
 
     def packed(self, pack: Callable[[Tensor], Tensor]) -> Tensor:
         """What oneDNN makes of the numbers when they are first used; they go, this stays."""
@@ -89,11 +71,20 @@ class Int8Weight(Tensor):
             self._stored = pack(self._stored.contiguous())
         return self._stored
 
-    def __repr__(self, **_: object) -> str:  # type: ignore[override]
-        return f"Int8Weight({list(self._stored.shape)})"
+    def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return (_linear_by_bytes if _may_round(x, self) else _linear)(x, self, bias)
+
+    def conv2d(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        stride: tuple[int, ...] = (1, 1),
+        padding: tuple[int, ...] = (0, 0),
+    ) -> Tensor:
+        by = _conv2d_by_bytes if _may_round(x, self) else _conv2d
+        return by(x, self, bias, stride, padding)
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[torch.dtype, bool]]:
-        """What it is made of, so that a module that moves takes all of it along."""
         return ["numbers", "scale"], (self.dtype, self.dynamic)
 
     @staticmethod
@@ -102,38 +93,6 @@ class Int8Weight(Tensor):
     ) -> "Int8Weight":
         return Int8Weight(parts["numbers"], parts["scale"], how[0], dynamic=how[1])
 
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        told = dict(kwargs or {})
-        with torch._C.DisableTorchFunctionSubclass():
-            if func in LINEAR and isinstance(args[1], Int8Weight):
-                by = _linear_by_bytes if _may_round(*args[:2]) else _linear
-                return by(*args, **told)
-            if func in CONVOLUTION and isinstance(args[1], Int8Weight):
-                by = _conv2d_by_bytes if _may_round(*args[:2]) else _conv2d
-                return by(*args, **told)
-            return func(*args, **told)
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[Any, Any] | None = None,
-    ) -> Any:
-        if func in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
-            return args[0].another(args[0].dtype)
-        if func is torch.ops.aten._to_copy.default:
-            return _moved(*args, **(kwargs or {}))
-        return func(*tree_map(_plain, args), **tree_map(_plain, kwargs or {}))
-
 
 def as_int8(weight: Tensor, dtype: torch.dtype, *, dynamic: bool = False) -> Int8Weight:
     """The weight as bytes, to the nearest step of its channel: no number is off by more than half.
@@ -141,9 +100,7 @@ def as_int8(weight: Tensor, dtype: torch.dtype, *, dynamic: bool = False) -> Int
     A channel's step is its largest absolute value / 127. The same weight gives the same bytes.
     """
     flat = weight.detach().float().flatten(1)
-    least, largest = torch.aminmax(flat, dim=1)
-    scale = torch.maximum(-least, largest) / LARGEST
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = steps(flat, LARGEST)
     numbers = (flat / scale[:, None]).round_().clamp_(-LARGEST, LARGEST).to(torch.int8)
     return Int8Weight(numbers.reshape(weight.shape), scale, dtype, dynamic=dynamic)
 
@@ -252,27 +209,3 @@ def _conv2d_by_bytes(
 
 def _zeros(scale: Tensor) -> Tensor:
     return torch.zeros(scale.shape, dtype=torch.int32)
-
-
-def _moved(
-    weight: Int8Weight,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | None = None,
-    **_: object,
-) -> Int8Weight:
-    """The same bytes elsewhere, or for a layer that computes in another type."""
-    numbers, scale = weight.numbers, weight.scale
-    where = numbers.device if device is None else device
-    return Int8Weight(
-        numbers.to(where), scale.to(where), dtype or weight.dtype, dynamic=weight.dynamic
-    )
-
-
-def _along(scale: Tensor, dims: int) -> Tensor:
-    """(n,) as (n, 1, ..., 1)."""
-    return scale.view(-1, *([1] * (dims - 1)))
-
-
-def _plain(value: Any) -> Any:
-    return value.in_full() if isinstance(value, Int8Weight) else value

@@ -12,7 +12,6 @@ residuals, FreeU and the rest. An adapter that is folded into a weight leaves th
 for rounding again would lose what the adapter is: small changes.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,33 +19,26 @@ import torch
 from torch import Tensor, nn
 
 from safelight.engines.int8_tensor import Int8Weight, as_int8
+from safelight.engines.narrow_layers import NarrowSink, layers, place_of, taken
+from safelight.engines.narrow_weight import NarrowWeight
 from safelight.models.cpu_product import READY
-from safelight.models.layers import Conv2d, Linear
 
 if TYPE_CHECKING:
     from safelight.model import Model
 
 NAME = "int8-weights"
 DYNAMIC = "int8-dynamic"
-FEWEST = 1024  # weights; below there is nothing to save
-LEFT = ("conv_in", "conv_out")  # few weights, and every picture goes through them
 TIME = "time_emb"  # in the paths of layers that are told the time
-_KEPT = "taken_as_int8"  # where a layer waits with what the sink took, until the engine is applied
 
 
-class Int8Sink:
-    """A `Sink` that keeps large weights as bytes."""
+class Int8Sink(NarrowSink):
+    """A `Sink` that keeps large weights of U-Net and text encoders as bytes."""
 
-    def wants(self, role: str, module: nn.Module, name: str) -> bool:
-        """Whether a weight is kept so: of a product or a convolution, of U-Net or text encoder."""
-        path, _, leaf = name.rpartition(".")
-        if leaf != "weight" or not (role == "unet" or role.startswith("text_encoder")):
-            return False
-        return _served(path, module.get_submodule(path))
+    def keeps(self, role: str) -> bool:
+        return role == "unet" or role.startswith("text_encoder")
 
-    def take(self, module: nn.Module, name: str, weight: Tensor) -> None:
-        layer = module.get_submodule(name.rpartition(".")[0])
-        vars(layer)[_KEPT] = as_int8(weight, weight.dtype)
+    def made(self, weight: Tensor) -> NarrowWeight:
+        return as_int8(weight, weight.dtype)
 
 
 def int8_weights(model: "Model") -> "Model":
@@ -69,25 +61,18 @@ def to_int8(network: nn.Module, *, dynamic: bool = False) -> None:
 
     dynamic: multiply as bytes, too, but for layers that are told the time: those have few rows.
     """
-    for path, layer in _layers(network):
+    place = place_of(network)
+    for path, layer in layers(network):
         weight = layer.weight
-        kept: Int8Weight | None = vars(layer).pop(_KEPT, None)
+        kept = taken(layer, place)
         by_bytes = dynamic and TIME not in path
-        if kept is not None:
+        if isinstance(kept, Int8Weight):
             made = kept.another(weight.dtype, dynamic=by_bytes)
-        elif isinstance(weight, Int8Weight):
+        elif isinstance(weight, NarrowWeight):
             continue
         else:
             made = as_int8(weight, weight.dtype, dynamic=by_bytes)
         layer.weight = nn.Parameter(made, requires_grad=False)
-
-
-def nbytes(network: nn.Module) -> int:
-    """What the weights of a network take in memory."""
-    return sum(
-        weight.kept_bytes if isinstance(weight, Int8Weight) else weight.nbytes
-        for weight in network.parameters()
-    )
 
 
 def missing() -> None:
@@ -101,19 +86,3 @@ def missing_dynamic() -> str | None:
     if not torch.cpu._is_vnni_supported():
         return "this processor has no VNNI instructions; use --engine int8-weights"
     return None
-
-
-def _layers(network: nn.Module) -> Iterator[tuple[str, Linear | Conv2d]]:
-    for path, layer in network.named_modules():
-        if _served(path, layer):
-            assert isinstance(layer, Linear | Conv2d)
-            yield path, layer
-
-
-def _served(path: str, layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, Linear | Conv2d)
-        and path not in LEFT
-        and layer.weight.numel() >= FEWEST
-        and ".deltas." not in path
-    )

@@ -117,6 +117,54 @@ def _to_int8(network: "nn.Module") -> None:
     to_int8(network)
 
 
+def _int8_dynamic_missing() -> str | None:
+    from safelight.engines.int8_weights import missing_dynamic
+
+    return missing_dynamic()
+
+
+def _int8_dynamic(model: "Model") -> "Model":
+    from safelight.engines.int8_weights import int8_dynamic
+
+    return int8_dynamic(model)
+
+
+def _recorded_missing() -> str | None:
+    from safelight.engines.recorded import missing
+
+    return missing()
+
+
+def _recorded(model: "Model") -> "Model":
+    from safelight.engines.recorded import recorded
+
+    return recorded(model)
+
+
+def _fp8_missing() -> str | None:
+    from safelight.engines.fp8 import missing
+
+    return missing()
+
+
+def _fp8(model: "Model") -> "Model":
+    from safelight.engines.fp8 import fp8
+
+    return fp8(model)
+
+
+def _fp8_sink() -> "Sink":
+    from safelight.engines.fp8 import Fp8Sink
+
+    return Fp8Sink()
+
+
+def _to_fp8(network: "nn.Module") -> None:
+    from safelight.engines.fp8 import to_fp8
+
+    to_fp8(network)
+
+
 ENGINES = MappingProxyType(
     {
         engine.name: engine
@@ -149,6 +197,29 @@ ENGINES = MappingProxyType(
                 exact=False,
                 sink=_int8_sink,
                 network=_to_int8,
+            ),
+            Engine(
+                "int8-dynamic",
+                "the same, and the U-Net's products in eight bits, by PyTorch alone",
+                _int8_dynamic_missing,
+                _int8_dynamic,
+                exact=False,
+                sink=_int8_sink,
+            ),
+            Engine(
+                "recorded",
+                "the U-Net's calls as CUDA graphs, for each size",
+                _recorded_missing,
+                _recorded,
+            ),
+            Engine(
+                "fp8",
+                "weights in eight-bit floating point, multiplied so by a GPU that can",
+                _fp8_missing,
+                _fp8,
+                exact=False,
+                sink=_fp8_sink,
+                network=_to_fp8,
             ),
         )
     }

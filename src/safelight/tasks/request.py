@@ -52,8 +52,9 @@ Emphasis = Literal["original", "no norm", "ignore", "none", "comfy", "compel"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 NoiseSource = Literal["cpu", "nv"]
 EngineName = Literal[  # of engines.table; auto: the one that is done soonest
-    "auto", "eager", "compiled", "openvino", "openvino-int8", "int8-weights"
-]
+    "auto", "eager", "compiled", "recorded", "openvino", "openvino-int8", "int8-weights",
+    "int8-dynamic", "fp8",
+]  # fmt: skip
 Offload = Literal["auto", "none", "parts", "sequential"]  # of engines.offload; auto: as they fit
 Start = Literal["a1111", "diffusers", "sigma", "unit"]
 
