@@ -89,6 +89,8 @@ def test_every_number_of_a_narrow_type_is_converted_as_pytorch_does(
     safetensors.torch.save_file({"every": every}, path)
     with open_weights(path) as weights:
         read = weights.read("every", dtype=wanted)
+        with torch.inference_mode():
+            assert weights.read("every", dtype=wanted).is_inference()
     expected = every.to(wanted)
     assert torch.equal(read.isnan(), expected.isnan())
     assert torch.equal(read.nan_to_num(nan=0.0), expected.nan_to_num(nan=0.0))

@@ -123,18 +123,19 @@ class RegularFile:
     ) -> None:
         """Read and convert the pieces of a tensor that begin at these numbers."""
         step = max(1, BUFFER // dtype.itemsize)
-        buffer = torch.empty(min(step, target.numel()), dtype=dtype)
         # Between two narrow types PyTorch has no fast way but that by float32, which both fit.
         narrow = {dtype, target.dtype} <= {torch.float16, torch.bfloat16}
-        wide = torch.empty(min(PIECE, buffer.numel()), dtype=torch.float32) if narrow else None
-        for start in starts:
-            read = buffer[: target.numel() - start]
-            self._read_into(_memory(read), offset + start * dtype.itemsize)
-            for at in range(0, read.numel(), PIECE):
-                piece = read[at : at + PIECE]
-                if wide is not None:
-                    piece = wide[: piece.numel()].copy_(piece)
-                target[start + at : start + at + piece.numel()].copy_(piece)
+        with torch.inference_mode(target.is_inference()):  # which a thread does not inherit
+            buffer = torch.empty(min(step, target.numel()), dtype=dtype)
+            wide = torch.empty(min(PIECE, buffer.numel()), dtype=torch.float32) if narrow else None
+            for start in starts:
+                read = buffer[: target.numel() - start]
+                self._read_into(_memory(read), offset + start * dtype.itemsize)
+                for at in range(0, read.numel(), PIECE):
+                    piece = read[at : at + PIECE]
+                    if wide is not None:
+                        piece = wide[: piece.numel()].copy_(piece)
+                    target[start + at : start + at + piece.numel()].copy_(piece)
 
     def _read_into(self, memory: memoryview, offset: int) -> None:
         if self._file.closed:
