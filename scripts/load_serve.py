@@ -9,7 +9,8 @@ A server of its own on a free port of this machine. Every client asks for pictur
 own, one after another, over the native API; each must be the picture that the server draws of that
 request alone (`exact`), within one level of 255. Meanwhile the queue is asked for its state five
 times a second. Prints a table and one line of JSON; ends with 1 if a picture was lost or was
-another, a state took 2 seconds, or the memory grew by more than --growth.
+another (with --leaving: of those who stayed, while others left too early), a state took 2 seconds,
+or the memory grew by more than --growth.
 """
 
 import argparse
@@ -226,9 +227,12 @@ def half_leaving(server: Server, args: argparse.Namespace) -> tuple[list[Phase],
         time.sleep(0.05)
     jobs = server.get("/api/jobs?limit=500")["jobs"]
     states = [job["state"] for job in jobs if job["door"] == "a1111"]
+    stayed, cancelled = sum(len(plan) for plan in staying), states.count("cancelled")
     told: dict[str, object] = {
-        "stayed": sum(len(plan) for plan in staying),
-        "cancelled": states.count("cancelled"),
+        "stayed": stayed,
+        # all of their pictures came, though others left before theirs did
+        "rest_unharmed": phase.sound and phase.pictures == stayed and cancelled > 0,
+        "cancelled": cancelled,
         "finished": states.count("done"),  # drawn before their clients hung up
         "idle_after": round(time.perf_counter() - began, 2),
     }
@@ -326,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sound = all(phase.sound for phase in phases)
     grew = told.get("grew_mb")
     sound &= not isinstance(grew, float) or grew <= args.growth
+    sound &= told.get("rest_unharmed", True) is True
     told |= {"sound": sound, "batch": args.batch, "model": args.model, "cores": cores()}
     print(json.dumps({**told, "phases": [asdict(phase) for phase in phases]}))
     return 0 if sound else 1

@@ -3,6 +3,7 @@
 
     python scripts/page_screenshots.py               # needs playwright, and a Chromium on the PATH
     python scripts/page_screenshots.py --out FOLDER  # somewhere else
+    python scripts/page_screenshots.py --only key    # the question for the key alone: no drawing
 
 A server is started on a free port of this machine and ended; the page is used as a person would.
 What is seen is what was drawn: seeds are given, so a second run shows the same pictures.
@@ -37,6 +38,7 @@ GALLERY = (
     "a cat face on a green background",
 )
 APPLE = "a red apple on a blue background"
+KEY = "only-for-this-picture"
 QUALITY = 82
 WAIT = 120_000  # milliseconds
 
@@ -95,6 +97,7 @@ class Screens:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--only", choices=("page", "key"), help="the page, or what comes before it")
     given = parser.parse_args()
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if browser is None:
@@ -102,13 +105,14 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     given.out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        served(Path(folder)) as address,
-        sync_playwright() as driver,
-    ):
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        take_all(Screens(opened, address, given.out))
+        if given.only != "key":
+            with served(Path(folder) / "open") as address:
+                take_all(Screens(opened, address, given.out))
+        if given.only != "page":
+            with served(Path(folder) / "keyed", "--api-key", KEY) as address:
+                key(Screens(opened, address, given.out))
         opened.close()
     for path in sorted(given.out.glob("*.webp")):
         print(f"{path.name}: {path.stat().st_size // 1024} KB")
@@ -180,11 +184,25 @@ def lesson(screens: Screens) -> None:
     screens.take("lesson")
 
 
+def key(screens: Screens) -> None:
+    """What is seen before the page where a key is needed, after one that is none; then the page."""
+    screens.open("light", 760, 312)
+    page = screens.page
+    page.get_by_label("Key", exact=True).fill("a wrong one")
+    page.get_by_role("button", name="Come in").click()
+    page.get_by_text("That is not a key of this server.").wait_for()
+    screens.take("key")
+    page.get_by_label("Key", exact=True).fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Sign out").wait_for()
+
+
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def served(folder: Path, *options: str) -> Iterator[str]:
     """The address of a server of its own, whose pictures lie in a folder."""
+    folder.mkdir()
     command = [sys.executable, "-m", "safelight", "serve", "--port", "0", "--out", str(folder)]
-    command += ["--model", "embedded"]
+    command += ["--model", "embedded", *options]
     with open(folder / "log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert server.stdout is not None

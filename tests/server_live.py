@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvicorn
 
 from safelight.server.app import create_app
+from safelight.server.painter import FarPainter
 from safelight.server.running import configured
 from safelight.server.service import Service
 from server_fake import FakePainter, settings
@@ -16,11 +17,16 @@ from server_fake import FakePainter, settings
 
 @contextlib.contextmanager
 def live(
-    out: Path, painter: FakePainter | None = None, *, real: bool = False, **changes: object
+    out: Path,
+    painter: FakePainter | None = None,
+    *,
+    real: bool = False,
+    replicas: Sequence[FarPainter] = (),
+    **changes: object,
 ) -> Iterator[int]:
     """The port of a server on the loopback interface; it is closed at the end.
 
-    real: it draws by itself, with models of its own.
+    real: it draws by itself, with models of its own. replicas: what draws in its place.
     """
     painter = painter or FakePainter()
     begun, port = threading.Event(), 0
@@ -29,7 +35,8 @@ def live(
     async def served() -> None:
         nonlocal port
         own = settings(out, **changes)
-        service = Service(own, painter=None if real else painter)
+        alone = None if real or replicas else painter
+        service = Service(own, painter=alone, replicas=replicas)
         await service.start(load=False)
         service.model = service.model or "plain"
         app = create_app(own, service=service)

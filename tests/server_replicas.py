@@ -15,13 +15,16 @@ from safelight.server.ray_wire import Message, SentTurn
 from safelight.server.service import Service
 from server_fake import FakePainter, settings
 
+BEAT = 0.02  # seconds
+
 
 class Dying(Worker):
-    """A worker whose process can be killed: then it draws nothing more."""
+    """A worker whose process can be killed: then it draws nothing more. Or stopped: then it is
+    there, and says and hears nothing."""
 
     def __init__(self, painter: Painter) -> None:
-        super().__init__(painter, None, threads=None)
-        self.dead = threading.Event()
+        super().__init__(painter, None, threads=None, beat=BEAT)
+        self.dead, self.stopped = threading.Event(), threading.Event()
         self.turns: list[SentTurn] = []
         self.stops: list[tuple[int, Sequence[str]]] = []
 
@@ -42,6 +45,7 @@ class ThreadLine:
 
     def __init__(self, painter: Painter) -> None:
         self.painter, self.worker = painter, Dying(painter)
+        self.cuts = list[int | None]()  # with what process it was said to hang
 
     def hello(self) -> Answers:
         return self._asked(self.worker.hello)
@@ -56,8 +60,9 @@ class ThreadLine:
         if not self.worker.dead.is_set():
             self.worker.stop(turn, jobs)
 
-    def cut(self) -> None:
+    def cut(self, process: int | None = None) -> None:
         """What SIGKILL does."""
+        self.cuts.append(process)
         self.worker.dead.set()
         if isinstance(self.painter, FakePainter):
             self.painter.go.set()  # its thread cannot be killed, and must end
@@ -78,7 +83,7 @@ class _Pumped:
 
     def _pump(self, method: Callable[[], Iterator[Message]]) -> None:
         for message in method():
-            if not self._worker.dead.is_set():
+            if not self._worker.dead.is_set() and not self._worker.stopped.is_set():
                 self._messages.put(pickle.dumps(message))
 
     def next(self, seconds: float) -> Message | None:
@@ -93,11 +98,15 @@ class _Pumped:
 class House:
     """Replicas that draw flat pictures; `lines[k]` are those that replica k had, the last lives."""
 
-    def __init__(self, count: int, make: Callable[[], FakePainter] = FakePainter) -> None:
+    def __init__(
+        self, count: int, make: Callable[[], FakePainter] = FakePainter, *, silence: float = 20.0
+    ) -> None:
         self.lines: list[list[ThreadLine]] = [[] for _ in range(count)]
         self.refuses = False  # whether new ones die at once
         self._make = make
-        self.painters = [RemotePainter(partial(self._begun, k)) for k in range(count)]
+        self.painters = [
+            RemotePainter(partial(self._begun, k), silence=silence) for k in range(count)
+        ]
 
     def _begun(self, k: int) -> ThreadLine:
         line = ThreadLine(self._make())
@@ -114,6 +123,10 @@ class House:
 
     def kill(self, k: int) -> None:
         self.lines[k][-1].cut()
+
+    def stop(self, k: int) -> None:
+        """What SIGSTOP does."""
+        self.lines[k][-1].worker.stopped.set()
 
     def all(self) -> Iterator[ThreadLine]:
         """Every replica that there ever was."""

@@ -29,9 +29,11 @@ import { LessonTab } from "./lesson/LessonTab";
 import { Dropped } from "./parts/Dropped";
 import { Opened } from "./gallery/Opened";
 import { QueueList } from "./queue/QueueList";
+import { Replicas } from "./queue/Replicas";
 import { useCatalogue } from "./state/catalogue";
 import { at, put, useDraft } from "./state/draft";
 import { isOver, useJobs } from "./state/jobs";
+import { usePainters } from "./state/painters";
 
 const HEADER = 52; // pixels
 const BELOW_HEADER = { scrollMarginTop: HEADER + 8 };
@@ -107,6 +109,7 @@ export function App({ signOut }: Props) {
   }, []);
 
   const waiting = jobs.filter((job) => !isOver(job)).length;
+  const painters = usePainters(fresh, waiting > 0);
   const shown = jobs.find((job) => job.id === looked) ?? jobs.find((job) => !isOver(job)) ?? null;
   // below the settings it needs room of its own, or there is nothing to scroll to
   const room = { base: shown === null ? 0 : "85vh", md: 0 };
@@ -165,6 +168,7 @@ export function App({ signOut }: Props) {
                   />
                 </Grid.Col>
                 <Grid.Col span={{ base: 12, lg: 3 }}>
+                  <Replicas painters={painters} />
                   <QueueList
                     jobs={jobs}
                     looked={shown?.id ?? null}

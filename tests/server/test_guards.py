@@ -231,7 +231,7 @@ def basic(text: str) -> str:
 def test_a_key_is_known_in_every_place_where_clients_put_it(
     headers: dict[str, str], owner: str | None
 ) -> None:
-    found = Keys(KEYS).owner_of(headers)
+    found = Keys(KEYS).owner_of(headers, "10.0.0.5")
     assert found == (None if owner is None else Owner(owner, sees_all=False))
 
 
@@ -273,9 +273,9 @@ def test_a_session_ends_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, now = Keys(KEYS), 100.0
     monkeypatch.setattr("safelight.server.keys.time.monotonic", lambda: now)
     token = keys.opened(Owner("ann", sees_all=False))
-    assert keys.owner_of({"cookie": f"safelight={token}"}) is not None
+    assert keys.owner_of({"cookie": f"safelight={token}"}, "10.0.0.5") is not None
     now += 31 * 86400
-    assert keys.owner_of({"cookie": f"safelight={token}"}) is None
+    assert keys.owner_of({"cookie": f"safelight={token}"}, "10.0.0.5") is None
 
 
 def test_owners_are_keys_or_else_addresses(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safelight.server.settings import Key
 from safelight.text.bpe import Tokenizer
 from server_fake import FakePainter
 from server_live import live
+from server_replicas import House
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no browser driver is installed")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
@@ -284,6 +285,54 @@ def test_a_session_that_ended_asks_for_the_key_again(browser: Any, tmp_path: Pat
         assert page.get_by_label("Prompt", exact=True).input_value() == "a pear"
         assert all("401" in complaint for complaint in visit.complaints)
         page.close()
+
+
+def test_who_guesses_keys_is_told_how_long_to_wait(browser: Any, tmp_path: Path) -> None:
+    keys = (Key("ann", "secret-of-ann"),)
+    with live(tmp_path / "out", FakePainter(), keys=keys) as port:
+        visit = Visit(browser, port)
+        page = visit.page
+        for number in range(11):
+            page.get_by_label("Key", exact=True).fill(f"guess-{number}")
+            with page.expect_response(lambda r: r.url.endswith("/api/session")):
+                page.get_by_role("button", name="Come in").click()
+        page.get_by_text("Too many wrong keys came from here. Try again in").wait_for()
+        page.close()
+
+
+def test_several_replicas_are_told_of_and_one_painter_is_not(browser: Any, tmp_path: Path) -> None:
+    held = True
+    house = House(2, lambda: FakePainter(held=held))
+    with live(tmp_path / "two", replicas=house.painters) as port:
+        visit = Visit(browser, port)
+        page = visit.page
+        page.get_by_text("0 of 2 replicas drawing").wait_for()
+        for prompt, count in (("a pear", 1), ("an apple", 2)):
+            visit.draw(prompt)
+            page.get_by_text(f"{count} of 2 replicas drawing", exact=True).wait_for()
+        page.get_by_text("2 of 2 replicas drawing").hover()
+        page.get_by_text("replica 2: draws a job").wait_for()
+        if AXE.exists():
+            assert serious(page) == []
+        house.refuses = True  # what is begun in its place dies, too
+        house.kill(0)
+        page.get_by_text("1 of 2 replicas drawing, 1 being begun again").wait_for()
+        if AXE.exists():
+            assert serious(page) == []
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        house.refuses, held = False, False
+        house.fake(1).go.set()
+        page.get_by_text("0 of 2 replicas drawing", exact=True).wait_for()
+        visit.clean()
+        page.close()
+    with live(tmp_path / "one", FakePainter()) as port:
+        visit = Visit(browser, port)
+        visit.draw("a pear")
+        visit.status().get_by_text("Drawn").wait_for()
+        assert visit.page.get_by_text("replicas").count() == 0
+        visit.clean()
+        visit.page.close()
 
 
 def test_what_the_server_refuses_is_shown(visit: Visit) -> None:

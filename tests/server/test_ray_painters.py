@@ -511,7 +511,7 @@ def test_replicas_without_ray_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(["serve", "--replicas", "2", "--out", str(tmp_path / "out")]) == 2
-    assert "--replicas and --ray-address are for Ray; add --ray" in capsys.readouterr().err
+    assert "--replicas, --ray-address and --silence are for Ray" in capsys.readouterr().err
     with pytest.raises(RequestError, match="from 1 to 1000"):
         ServerSettings(ray=True, replicas=0)
 

@@ -38,7 +38,7 @@ def served(
         "SAFELIGHT_CACHE": str(caches / "cache"),
         "HF_HUB_CACHE": str(caches / "hub"),
     }
-    options = ("--ray", "--replicas", "2", "--threads", "1", "--batch", "1")
+    options = ("--ray", "--replicas", "2", "--threads", "1", "--batch", "1", "--silence", "10")
     made = started(out, models, *options, **places)
     yield made
     left = list(family(made.process.pid))
@@ -162,6 +162,26 @@ def test_a_replica_that_is_killed_loses_no_job(server: Served, one: Model) -> No
             break
     assert len(replicas(server)) == 2 and second in replicas(server)
     assert "safelight_painter_deaths_total 1.0" in server.get("/metrics").body.decode()
+
+
+def test_a_replica_that_hangs_is_replaced_and_loses_no_job(server: Served, one: Model) -> None:
+    jobs = [server.submit(seed=n, steps=150, exact=True)["id"] for n in range(2)]
+    until_both_draw(server)
+    for _ in waited(30):
+        if all(server.job(id)["step"] >= 2 for id in jobs):
+            break
+    first, second = replicas(server)
+    os.kill(first, signal.SIGSTOP)
+    ended = [server.over(id, 90) for id in jobs]
+    assert [job["state"] for job in ended] == ["done"] * 2
+    assert sum(job["restarted"] for job in ended) == 1
+    for seed, job in enumerate(ended):
+        assert np.array_equal(pixels_of(server, job), alone(one, seed=seed, steps=150))
+    for _ in waited(60):
+        if states(server) == ["free", "free"]:
+            break
+    left = replicas(server)
+    assert len(left) == 2 and second in left and first not in left
 
 
 def test_sigterm_ends_the_server_and_all_of_ray(server: Served) -> None:

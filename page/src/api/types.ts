@@ -78,14 +78,12 @@ export interface Explained {
   panel: string;
 }
 
-export interface Queue {
-  running: Job[];
-  waiting: Job[];
-  model: string | null;
-  loading: string | null;
-  ready: boolean;
-  stopping: boolean;
-  eta: number | null;
+export interface Painter {
+  name: string;
+  state: "free" | "drawing" | "loading" | "dead";
+  jobs: number;
+  models: string[];
+  deaths: number;
 }
 
 export interface Token {

@@ -48,6 +48,15 @@ export function Gate({ children }: Props) {
   return children(session.needed ? signOut : null);
 }
 
+/** Why a key did not open the page. */
+function said(reason: Error): string {
+  if (!(reason instanceof Refusal)) return reason.message;
+  if (reason.status === 401) return "That is not a key of this server.";
+  if (reason.status === 429 && reason.retryAfter !== null)
+    return `Too many wrong keys came from here. Try again in ${reason.retryAfter} seconds.`;
+  return reason.message;
+}
+
 function KeyPrompt({ onOpened }: { onOpened: (session: Session) => void }) {
   const [key, setKey] = useState("");
   const [error, setError] = useState<string | null>(null);
@@ -59,8 +68,7 @@ function KeyPrompt({ onOpened }: { onOpened: (session: Session) => void }) {
     try {
       onOpened(await api.open(key));
     } catch (reason) {
-      const wrong = reason instanceof Refusal && reason.status === 401;
-      setError(wrong ? "That is not a key of this server." : (reason as Error).message);
+      setError(said(reason as Error));
       setBusy(false);
     }
   };

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from safelight.checkpoints.json_object import JsonObject, naming
+from safelight.checkpoints.json_object import LAYERS, JsonObject, naming
 from safelight.checkpoints.unet_json import unet_from_json, unet_to_json
 from safelight.errors import CheckpointError
 from safelight.models.controlnet import ControlNetConfig, UnionConfig
@@ -114,7 +114,7 @@ def _union(json: JsonObject) -> UnionConfig:
     return UnionConfig(
         types=json.whole("num_control_type", 6),
         width=json.whole("num_trans_channel", 320),
-        layers=json.whole("num_trans_layer", 1),
+        layers=json.whole("num_trans_layer", 1, most=LAYERS),
         sinusoid=json.whole("addition_time_embed_dim", 256),
     )
 
@@ -134,7 +134,7 @@ def _adapter(json: JsonObject) -> T2IAdapterConfig:
         return T2IAdapterConfig(
             channels=channels,
             down=down,
-            blocks=json.whole("num_res_blocks", 2),
+            blocks=json.whole("num_res_blocks", 2, most=LAYERS),
             pictures=json.whole("in_channels", 3),
             unshuffle=json.whole("downscale_factor", 8),
             light=light,

@@ -10,7 +10,7 @@ import torch
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.finite import check_cast, check_finite
 from safelight.checkpoints.hashes import sha256
-from safelight.checkpoints.json_object import JsonObject, naming, read_object
+from safelight.checkpoints.json_object import LAYERS, JsonObject, naming, read_object
 from safelight.checkpoints.parts import listed
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.checkpoints.writing import Entry, write_safetensors
@@ -104,7 +104,7 @@ def _config(json: JsonObject) -> tuple[EvaluatorConfig, Labels]:
             len(labels.concepts),
             len(labels.styles),
             widths=json.wholes("widths"),
-            blocks=json.wholes("blocks"),
+            blocks=json.wholes("blocks", most=LAYERS),
             image_size=json.whole("image_size"),
             groups=json.whole("groups"),
             dropout=json.number("dropout"),

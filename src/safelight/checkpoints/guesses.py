@@ -13,7 +13,10 @@ from safelight.errors import RequestError
 from safelight.families import Family, ProcessConfig
 
 _YAML_LIMIT = 2**20  # bytes
-_PARAMETERIZATION = re.compile(r"^\s*parameterization\s*:\s*[\"']?(\w+)[\"']?\s*(#.*)?$", re.M)
+# Of one line alone: \s would run over line ends, and a file of nothing else would take for ever
+_PARAMETERIZATION = re.compile(
+    r"^[ \t]*parameterization[ \t]*:[ \t]*[\"']?(\w+)[\"']?[ \t\r]*(#.*)?$", re.M
+)
 
 # The bias of this norm is small in the eps models of SD 2.x and large in the v models: ComfyUI's
 # test, found on the published weights.

@@ -1,5 +1,9 @@
-"""A JSON file of settings, read with types: what is missing or of another type is an error."""
+"""A JSON file of settings, read with types: what is missing or of another type is an error.
 
+Numbers have bounds, for whoever made the file may want them to be memory or time.
+"""
+
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +15,9 @@ from safelight.errors import CheckpointError
 from safelight.printable import shown
 
 Json = Mapping[str, object]
+MOST = 2**24  # of a whole number: sizes multiply
+LEVELS = 16  # of a network's widths
+LAYERS = 128  # of a kind in one place of a network
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +39,16 @@ class JsonObject:
         value = self._get(name, default)
         return value if isinstance(value, bool) else self._refuse(name, "true or false")
 
-    def whole(self, name: str, default: int | None = None) -> int:
+    def whole(self, name: str, default: int | None = None, *, most: int = MOST) -> int:
         value = self._get(name, default)
-        return value if _is_whole(value) else self._refuse(name, "a whole number, 0 or more")
+        if not _is_whole(value):
+            self._refuse(name, "a whole number, 0 or more")
+        return value if value <= most else self._refuse(name, f"at most {most}")
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self._get(name, default)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            return self._finite(name, value)
         return self._refuse(name, "a number")
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -53,19 +62,24 @@ class JsonObject:
         if isinstance(value, (list, tuple)) and all(
             isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
         ):
-            return tuple(float(v) for v in value)
+            return tuple(self._finite(name, v) for v in value)
         return self._refuse(name, "a list of numbers")
 
-    def wholes(self, name: str, count: int | None = None) -> tuple[int, ...]:
-        """Whole numbers; with `count`, a single one stands for so many."""
+    def wholes(self, name: str, count: int | None = None, *, most: int = MOST) -> tuple[int, ...]:
+        """Whole numbers; with `count`, a single one stands for so many. Without, they are what a
+        network has at each of its levels, of which there are at most `LEVELS`."""
         value = self._get(name, None)
         if count is not None and _is_whole(value):
-            return (value,) * count
-        if isinstance(value, (list, tuple)) and all(_is_whole(v) for v in value):
-            if count is None or len(value) == count:
-                return tuple(value)
-            return self._refuse(name, f"{count} whole numbers")
-        return self._refuse(name, "a list of whole numbers")
+            value = (value,) * count
+        if not isinstance(value, (list, tuple)) or not all(_is_whole(v) for v in value):
+            self._refuse(name, "a list of whole numbers")
+        if count is not None and len(value) != count:
+            self._refuse(name, f"{count} whole numbers")
+        if len(value) > LEVELS:
+            self._refuse(name, f"at most {LEVELS} numbers")
+        return (
+            tuple(value) if max(value, default=0) <= most else self._refuse(name, f"at most {most}")
+        )
 
     def require(self, expected: Json, what: str) -> None:
         """Raise CheckpointError unless these settings, where given, have these values."""
@@ -76,6 +90,13 @@ class JsonObject:
                     f"{self.source}: {name} is {shown(found)}; {what} is built with "
                     f"{shown(value)} only, so this model cannot be loaded"
                 )
+
+    def _finite(self, name: str, value: float) -> float:
+        try:
+            number = float(value)
+        except OverflowError:  # JSON's whole numbers have any length
+            number = math.inf
+        return number if math.isfinite(number) else self._refuse(name, "a finite number")
 
     def _get(self, name: str, default: object) -> object:
         value = self.values.get(name)

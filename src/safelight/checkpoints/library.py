@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -116,10 +116,16 @@ def places(folders: Iterable[Path] = ()) -> list[Place]:
     return found
 
 
-def entries(where: Sequence[Place]) -> Iterator[Entry]:
-    """Every model in these places, sorted within each; places that do not exist hold none."""
+def entries(where: Sequence[Place], *, also: Collection[str] = ()) -> Iterator[Entry]:
+    """Every model in these places, sorted within each; places that do not exist hold none.
+
+    also: suffixes of files besides `SUFFIXES`, for whoever wants to say why those are none.
+    """
     for place in where:
-        found = _hub(place) if place.hub else _below(place, place.path, place.name, set())
+        if place.hub:
+            found = _hub(place)
+        else:
+            found = _below(place, place.path, place.name, set(), SUFFIXES.union(also))
         yield from islice(found, MAX_ENTRIES)
 
 
@@ -269,7 +275,13 @@ def _is_autoencoder(path: Path) -> bool:
 # -- folders ---------------------------------------------------------------------------------------
 
 
-def _below(place: Place, folder: Path, prefix: str, seen: set[Path]) -> Iterator[Entry]:
+def _below(
+    place: Place,
+    folder: Path,
+    prefix: str,
+    seen: set[Path],
+    suffixes: Collection[str] = SUFFIXES,
+) -> Iterator[Entry]:
     """The models below a folder; `seen` ends loops of links."""
     real = Path(os.path.realpath(folder))
     if real in seen or prefix.count("/") >= MAX_DEPTH:
@@ -282,8 +294,8 @@ def _below(place: Place, folder: Path, prefix: str, seen: set[Path]) -> Iterator
     for item in items:
         name = f"{prefix}/{item.name}" if prefix else item.name
         if item.is_dir():
-            yield from _below(place, item, name, seen)
-        elif item.suffix.lower() in SUFFIXES and item.is_file():
+            yield from _below(place, item, name, seen, suffixes)
+        elif item.suffix.lower() in suffixes and item.is_file():
             yield Entry(name, item, "file", place.label)
 
 

@@ -115,7 +115,7 @@ def _ingredient(json: JsonObject) -> Ingredient:
     return Ingredient(
         json.text("role"),
         json.text("name"),
-        json.whole("size"),
+        json.whole("size", most=2**63 - 1),
         json.text("sha256"),
         _settings(json),
         recipe if isinstance(recipe, dict) else None,

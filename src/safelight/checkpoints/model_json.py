@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from safelight.checkpoints.json_object import Json, JsonObject, naming
+from safelight.checkpoints.json_object import LAYERS, Json, JsonObject, naming
 from safelight.errors import CheckpointError
 from safelight.models.autoencoder import AutoencoderConfig, CodecConfig, PerChannel
 from safelight.models.clip import ClipTextConfig
@@ -57,7 +57,7 @@ def vae_from_json(json: JsonObject) -> VaeJson:
             out_channels=json.whole("out_channels", 3),
             latent_channels=json.whole("latent_channels", 4),
             widths=widths,
-            layers=json.whole("layers_per_block", 1),
+            layers=json.whole("layers_per_block", 1, most=LAYERS),
             groups=json.whole("norm_num_groups", 32),
             mid_attention=json.flag("mid_block_add_attention", True),
             quant_conv=json.flag("use_quant_conv", True),
@@ -68,11 +68,13 @@ def vae_from_json(json: JsonObject) -> VaeJson:
 
 def _scale_and_shift(json: JsonObject) -> tuple[PerChannel | None, PerChannel | None]:
     scale = json.number("scaling_factor") if json.has("scaling_factor") else None
+    if scale == 0:
+        raise CheckpointError(f"{json.source}: scaling_factor is 0; latents are divided by it")
     if json.has("latents_mean") and json.has("latents_std"):
         factor = 1.0 if scale is None else scale
         std = json.numbers("latents_std")
-        if min(std) <= 0:
-            raise CheckpointError(f"{json.source}: latents_std must be greater than 0")
+        if not std or min(std) <= 0:
+            raise CheckpointError(f"{json.source}: latents_std must be numbers greater than 0")
         return tuple(factor / s for s in std), json.numbers("latents_mean")
     shift = json.number("shift_factor") if json.has("shift_factor") else None
     return scale, shift if scale is None else (shift or 0.0)
@@ -84,7 +86,7 @@ def _tiny(json: JsonObject) -> TinyAutoencoderConfig:
     widths = set(json.wholes("encoder_block_out_channels")) | set(
         json.wholes("decoder_block_out_channels")
     )
-    encoder = json.wholes("num_encoder_blocks")
+    encoder = json.wholes("num_encoder_blocks", most=LAYERS)
     if len(widths) != 1 or encoder != json.wholes("num_decoder_blocks")[::-1]:
         raise CheckpointError(
             f"{json.source}: a tiny autoencoder must have one width, and a decoder that mirrors "
@@ -168,7 +170,7 @@ def clip_from_json(json: JsonObject, *, projected: bool) -> ClipTextConfig:
     json.require({"layer_norm_eps": 1e-5}, "the text encoder")
     width = json.whole("hidden_size", 512)
     return ClipTextConfig(
-        layers=json.whole("num_hidden_layers", 12),
+        layers=json.whole("num_hidden_layers", 12, most=LAYERS),
         width=width,
         heads=json.whole("num_attention_heads", 8),
         mlp_width=json.whole("intermediate_size", 2048),

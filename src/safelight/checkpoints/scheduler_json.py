@@ -37,6 +37,7 @@ _CLASSES = {
     "lcm": "LCMScheduler",
     "tcd": "TCDScheduler",
 }
+_MOST_STEPS = 100_000  # of training; all published models have 1000
 _SPACINGS = {
     "leading": "leading",
     "leading_dpm": "leading",
@@ -78,13 +79,39 @@ def process_from_json(json: JsonObject) -> ProcessConfig:
         )
     return ProcessConfig(
         prediction=_PREDICTIONS[said],
-        beta_start=json.number("beta_start", 0.0001),
-        beta_end=json.number("beta_end", 0.02),
+        beta_start=_beta(json, "beta_start", 0.0001),
+        beta_end=_beta(json, "beta_end", 0.02),
         beta_schedule=_beta_schedule(json),
-        trained_betas=json.numbers("trained_betas") if json.has("trained_betas") else None,
-        steps=json.whole("num_train_timesteps", 1000),
+        trained_betas=_trained_betas(json),
+        steps=_steps(json),
         zero_terminal_snr=json.flag("rescale_betas_zero_snr", False),
     )
+
+
+def _steps(json: JsonObject) -> int:
+    steps = json.whole("num_train_timesteps", 1000, most=_MOST_STEPS)
+    if steps < 2:
+        raise CheckpointError(f"{json.source}: num_train_timesteps is {steps}; expected 2 or more")
+    return steps
+
+
+def _beta(json: JsonObject, name: str, usual: float) -> float:
+    beta = json.number(name, usual)
+    if not 0 < beta <= 1:
+        raise CheckpointError(f"{json.source}: {name} is {beta}; expected above 0 and at most 1")
+    return beta
+
+
+def _trained_betas(json: JsonObject) -> tuple[float, ...] | None:
+    if not json.has("trained_betas"):
+        return None
+    betas = json.numbers("trained_betas")
+    if not 2 <= len(betas) <= _MOST_STEPS or not all(0 < beta <= 1 for beta in betas):
+        raise CheckpointError(
+            f"{json.source}: trained_betas must be from 2 to {_MOST_STEPS} numbers above 0 and at "
+            "most 1"
+        )
+    return betas
 
 
 def _beta_schedule(json: JsonObject) -> BetaSchedule:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from safelight.checkpoints.json_object import Json, JsonObject, naming
+from safelight.checkpoints.json_object import LAYERS, MOST, Json, JsonObject, naming
 from safelight.errors import CheckpointError
 from safelight.families import without_idle_options
 from safelight.models.unet import UNetConfig
@@ -32,6 +32,7 @@ _FIXED: Json = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
 }
+_MOST_LAYERS = 1000  # SDXL has 75
 _DOWN = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 _UP = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 
@@ -46,9 +47,10 @@ def unet_from_json(json: JsonObject) -> UNetConfig:
     levels = len(channels)
     down = _attentive(json, "down_block_types", _DOWN, levels)
     up = _attentive(json, "up_block_types", _UP, levels)
-    blocks = _wholes(json, "layers_per_block", levels, 2)
+    blocks = _wholes(json, "layers_per_block", levels, 2, most=LAYERS)
     depths = _depths(json, down, blocks)
     up_depths = _up_depths(json, up, blocks, depths)
+    _check_layers(json, depths, up_depths)
     implied = tuple((level[0],) * (len(level) + 1) for level in reversed(depths))
     even = all(len(set(level)) == 1 for level in depths)
     vector_width, vector_module, noise_levels = _embeddings(json)
@@ -179,8 +181,21 @@ def _attentive(json: JsonObject, name: str, known: dict[str, bool], levels: int)
     return [known[kind] for kind in types]
 
 
-def _wholes(json: JsonObject, name: str, count: int, default: int) -> tuple[int, ...]:
-    return json.wholes(name, count) if json.has(name) else (default,) * count
+def _wholes(
+    json: JsonObject, name: str, count: int, default: int, *, most: int = MOST
+) -> tuple[int, ...]:
+    return json.wholes(name, count, most=most) if json.has(name) else (default,) * count
+
+
+def _check_layers(json: JsonObject, *ways: tuple[tuple[int, ...], ...]) -> None:
+    """Refuse more blocks and layers than anybody would train: each costs memory and time before it
+    is known whether the weights have it."""
+    layers = sum(len(level) + sum(level) for way in ways for level in way)
+    if layers > _MOST_LAYERS:
+        raise CheckpointError(
+            f"{json.source}: layers_per_block and transformer_layers_per_block make {layers} "
+            f"layers; at most {_MOST_LAYERS} are built"
+        )
 
 
 def _layers(json: JsonObject, name: str, counts: list[int]) -> list[tuple[int, ...]]:

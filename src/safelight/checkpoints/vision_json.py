@@ -1,6 +1,6 @@
 """The JSON files of a CLIP vision tower as Transformers writes them, both ways."""
 
-from safelight.checkpoints.json_object import JsonObject
+from safelight.checkpoints.json_object import LAYERS, JsonObject
 from safelight.errors import CheckpointError
 from safelight.models.clip import IMAGE_DEVIATION, IMAGE_MEAN, ClipVisionConfig
 from safelight.printable import shown
@@ -25,7 +25,7 @@ def vision_from_json(json: JsonObject, *, projected: bool) -> ClipVisionConfig:
         )
     json.require({"layer_norm_eps": 1e-5}, "the vision tower")
     config = ClipVisionConfig(
-        layers=json.whole("num_hidden_layers", 12),
+        layers=json.whole("num_hidden_layers", 12, most=LAYERS),
         width=json.whole("hidden_size", 768),
         heads=json.whole("num_attention_heads", 12),
         mlp_width=json.whole("intermediate_size", 3072),

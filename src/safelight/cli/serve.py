@@ -119,6 +119,15 @@ def serve(
             help="A cluster to join [one of this machine alone].", rich_help_panel=DRAWING
         ),
     ] = None,
+    silence: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a sign of life after which a replica is replaced.",
+            min=10,
+            max=86400,
+            rich_help_panel=DRAWING,
+        ),
+    ] = 60.0,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -253,6 +262,7 @@ def serve(
             ray=ray,
             replicas=replicas,
             ray_address=ray_address,
+            silence=silence,
             threads=threads,
             batch=batch,
             model_bytes=round(model_memory * 1e9),

@@ -98,7 +98,7 @@ REFUSALS = {
     "415": "Another content type than the endpoint takes.",
     "421": "The request is for another host.",
     "422": "A value cannot be, or is beyond the limits.",
-    "429": "The queue is full; see Retry-After.",
+    "429": "The queue is full, or too many wrong keys came; see Retry-After.",
     "431": "The path and headers are too long.",
     "503": "The server is starting or stopping; see Retry-After.",
     "507": "The disk or the memory is full.",

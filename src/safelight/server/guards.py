@@ -17,7 +17,15 @@ from safelight.server.keys import Keys
 from safelight.server.logs import log
 from safelight.server.metrics import Metrics
 from safelight.server.problems import Problem, Shapes, answer, problem_of
-from safelight.server.refusals import Forbidden, NotNow, Refused, TooLarge, Unauthorised, WrongMedia
+from safelight.server.refusals import (
+    Forbidden,
+    NotNow,
+    Refused,
+    TooLarge,
+    TooMany,
+    Unauthorised,
+    WrongMedia,
+)
 from safelight.server.settings import LOCAL_HOSTS, ServerSettings
 
 BODY_SECONDS = 60.0  # without a byte of a body
@@ -111,10 +119,16 @@ class Guards:
         address = client[0] if client else "local"
         if not self.settings.keys:
             return LOCAL if address in LOCAL_HOSTS else Owner(address)
-        owner = self.keys.owner_of(headers)
+        path = scope["path"]
+        open_ = path in OPEN or (scope["method"] in SAFE and self.public(path))
+        try:
+            owner = self.keys.owner_of(headers, address)
+        except TooMany:
+            if not open_:
+                raise
+            owner = None
         if owner is None:
-            path = scope["path"]
-            if path in OPEN or (scope["method"] in SAFE and self.public(path)):
+            if open_:
                 return Owner("nobody", sees_all=False)
             raise Unauthorised("give the server's key: Authorization: Bearer KEY.")
         return owner

@@ -10,6 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 
 from safelight.server.jobs import Owner
 from safelight.server.settings import Key
+from safelight.server.wrong_keys import WrongKeys
 
 COOKIE = "safelight"
 SESSIONS = 1000
@@ -22,25 +23,32 @@ class Keys:
     def __init__(self, keys: Sequence[Key]) -> None:
         self._keys = tuple(keys)
         self._sessions: dict[str, tuple[Owner, float]] = {}
+        self._wrong = WrongKeys()
 
     @property
     def needed(self) -> bool:
         """Whether a key must be given."""
         return bool(self._keys)
 
-    def owner(self, secret: str) -> Owner | None:
-        """The holder of a key; None if there is no such key. Takes as long for any answer."""
+    def owner(self, secret: str, address: str) -> Owner | None:
+        """The holder of a key; None if there is no such key. Takes as long for any answer.
+
+        address: whence it comes. Raises TooMany if too many wrong keys came from there.
+        """
+        self._wrong.check(address)
         found = None
         given = secret.encode("utf-8", "surrogateescape")
         for key in self._keys:
             if hmac.compare_digest(given, key.secret.encode("utf-8", "surrogateescape")):
                 found = Owner(key.name, sees_all=False)
+        if found is None:
+            self._wrong.add(address, secret)
         return found
 
-    def owner_of(self, headers: Mapping[str, str]) -> Owner | None:
+    def owner_of(self, headers: Mapping[str, str], address: str) -> Owner | None:
         """Who asks, by `Authorization: Bearer KEY`, `Basic NAME:KEY`, `X-API-Key` or the cookie.
 
-        The name of Basic is not looked at: clients of A1111 send any.
+        The name of Basic is not looked at: clients of A1111 send any. Raises TooMany as `owner`.
         """
         given = headers.get("x-api-key")
         scheme, _, rest = headers.get("authorization", "").partition(" ")
@@ -49,7 +57,7 @@ class Keys:
         elif scheme.lower() == "basic":
             given = _password(rest)
         if given is not None:
-            return self.owner(given)
+            return self.owner(given, address)
         return self._of_session(headers.get("cookie", ""))
 
     def opened(self, owner: Owner) -> str:

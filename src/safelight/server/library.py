@@ -25,6 +25,8 @@ from safelight.tasks.picture_file import InputPicture
 from safelight.tasks.placing import Opening, opened
 from safelight.tasks.request import Request
 from safelight.tasks.supplies import Supplies
+from safelight.text.bpe import Tokenizer
+from safelight.text.vocabulary import Vocabulary
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # name, size, time of change and inode of each file
 AIDS = 16  # opened control networks, adapters and the like of one model
@@ -156,8 +158,9 @@ class Library:
 
     def _shrink(self, budget: int, *, keep: Hashable) -> None:
         """Let go of the models used longest ago until the rest fit; `keep` stays in any case."""
-        for key in list(self._models):
-            if self.size <= budget:
+        sizes = {key: one.size for key, one in self._models.items()}
+        for key in sizes:
+            if sum(sizes[one] for one in self._models) <= budget:
                 break
             if key != keep:
                 del self._models[key]
@@ -221,7 +224,8 @@ def own_weights(model: Model) -> None:
 
 
 def _tensors(value: object, seen: set[int], depth: int) -> Iterator[Tensor]:
-    if depth > 12 or id(value) in seen:
+    # a vocabulary is all texts and numbers, and so many that to look at them takes long
+    if depth > 12 or isinstance(value, Vocabulary | Tokenizer) or id(value) in seen:
         return
     seen.add(id(value))
     if isinstance(value, Tensor):

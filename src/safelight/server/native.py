@@ -127,6 +127,11 @@ def _jobs(service: Service) -> APIRouter:
             "painters": list(now.painters),
         }
 
+    @router.get("/painters")
+    async def painters(owner: Asking) -> dict[str, object]:
+        """What draws, as in /api/queue: this process or each replica, and what it does now."""
+        return {"painters": list(service.snapshot(owner).painters)}
+
     return router
 
 

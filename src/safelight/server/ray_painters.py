@@ -7,10 +7,14 @@ and would keep their memory on a joined cluster when the server is killed; and t
 proxy would take in are here already, in a queue that outlives the process.
 
 Every painter has one replica and one turn at a time; the desk gives turns to whichever is free.
+A replica that gives no sign of life is killed: the desk hears of it as of one that died.
 """
 
 import json
-from collections.abc import Callable, Hashable, Iterator
+import os
+import signal
+import time
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Event
@@ -24,6 +28,7 @@ from safelight.server.logs import log
 from safelight.server.painter import Listener, PainterDied, Turn, failure_of
 from safelight.server.ray_replica import How, Replica
 from safelight.server.ray_wire import (
+    Alive,
     Begun,
     Given,
     Message,
@@ -38,7 +43,7 @@ from safelight.server.ray_wire import (
     request_text,
     sent_portion,
 )
-from safelight.server.settings import ServerSettings
+from safelight.server.settings import SILENCE, ServerSettings
 from safelight.tasks.request import Request
 
 POLL = 0.05  # seconds between looks whether somebody has cancelled
@@ -47,6 +52,10 @@ USUAL = 2  # replicas
 
 class Gone(Exception):
     """The replica is dead, or cannot be reached any more."""
+
+
+class Hung(Gone):
+    """The replica is not dead, and gives no sign of life."""
 
 
 class Answers(Protocol):
@@ -68,18 +77,37 @@ class Line(Protocol):
 
     def stop(self, turn: int, jobs: list[str]) -> None: ...
 
-    def cut(self) -> None:
-        """End the replica, if it is not dead yet."""
+    def cut(self, process: int | None) -> None:
+        """End the replica, if it is not dead yet. process: its id, if it is known that it hangs."""
         ...
 
 
-class RemotePainter:
-    """Has a replica draw; begins a new one in the place of one that died."""
+class _Waiting:
+    """How long a replica has said nothing, and whether that is too long."""
 
-    def __init__(self, begin: Callable[[], Line]) -> None:
-        """begin: starts a replica; it need not be there yet when this returns."""
-        self._begin = begin
+    def __init__(self, seconds: float, *, known: bool) -> None:
+        """seconds: that it may say nothing. known: whether it ever said anything: one that was
+        just begun may wait for its place on the cluster, and Ray tells if it dies there."""
+        self._seconds, self._known = seconds, known
+        self._heard = time.monotonic()
+
+    def heard(self, message: Message | None) -> None:
+        """It said something, or nothing. Raises Hung if it has said nothing for too long."""
+        if message is not None:
+            self._known, self._heard = True, time.monotonic()
+        elif self._known and time.monotonic() - self._heard > self._seconds:
+            raise Hung(f"it gave no sign of life for {self._seconds:g} seconds")
+
+
+class RemotePainter:
+    """Has a replica draw; begins a new one in the place of one that died or hangs."""
+
+    def __init__(self, begin: Callable[[], Line], *, silence: float = SILENCE) -> None:
+        """begin: starts a replica; it need not be there yet when this returns. silence: seconds
+        that one may give no sign of life, or go on with a turn that nobody wants any more."""
+        self._begin, self._silence = begin, silence
         self._line: Line | None = None
+        self._process: int | None = None  # of the replica, once it has said anything
         self._turns = 0
         self._closed = Event()
         self.loaded: frozenset[Hashable] = frozenset()
@@ -101,17 +129,20 @@ class RemotePainter:
         try:
             line = self._there()
             answers, told = line.draw(sent), set[str]()
-            while not isinstance(message := answers.next(POLL), Over):
+            jobs, unwanted_since = {one.job for one in portions}, time.monotonic()
+            for message in self._until_over(answers):
                 begun = begun or message is not None
                 if message is not None:
                     _heard(message, listener)
-                unwanted = {one.job for one in portions if listener.stopped(one.job)} - told
+                unwanted = {job for job in jobs if listener.stopped(job)} - told
                 if unwanted:
                     line.stop(sent.number, sorted(unwanted))
                     told |= unwanted
-            self._known(message)
+                    unwanted_since = time.monotonic()
+                if told == jobs and time.monotonic() - unwanted_since > self._silence:
+                    raise Hung("it goes on with what nobody wants any more")
         except Gone as error:
-            self._lost()
+            self._lost(error)
             raise PainterDied(str(error), begun=begun) from None
 
     def prepare(self, model: Hashable, request: Request) -> None:
@@ -129,14 +160,32 @@ class RemotePainter:
 
     def _over(self, ask: Callable[[Line], Answers]) -> Over:
         try:
-            answers = ask(self._there())
-            while not isinstance(message := answers.next(POLL), Over):
+            messages = self._until_over(ask(self._there()))
+            while True:
+                try:
+                    next(messages)
+                except StopIteration as end:
+                    over: Over = end.value
+                    return over
                 if self._closed.is_set():
                     raise Gone("the server ends")
-            self._known(message)
         except Gone as error:
-            self._lost()
+            self._lost(error)
             raise PainterDied(str(error), begun=False) from None
+
+    def _until_over(self, answers: Answers) -> Generator[Message | None, None, Over]:
+        """What a replica says; None where it says nothing for a moment. Returns its last word.
+
+        Raises Gone, and Hung if it says nothing for too long.
+        """
+        waiting = _Waiting(self._silence, known=self._process is not None)
+        while not isinstance(message := answers.next(POLL), Over):
+            waiting.heard(message)
+            if isinstance(message, Begun):
+                self._process = message.process
+            yield message
+        self.loaded = frozenset(key_of(text) for text in message.models)
+        self.hits, self.misses, self.bytes = message.hits, message.misses, message.size
         return message
 
     def close(self) -> None:
@@ -148,15 +197,12 @@ class RemotePainter:
             self._line = self._begin()
         return self._line
 
-    def _lost(self) -> None:
+    def _lost(self, why: Gone) -> None:
         line, self._line = self._line, None
+        process, self._process = self._process, None
         self.loaded, self.bytes = frozenset(), 0
-        if line is not None:
-            line.cut()  # it may live, and be out of reach: nothing shall be drawn twice
-
-    def _known(self, over: Over) -> None:
-        self.loaded = frozenset(key_of(text) for text in over.models)
-        self.hits, self.misses, self.bytes = over.hits, over.misses, over.size
+        if line is not None:  # it may live, and be out of reach: nothing shall be drawn twice
+            line.cut(process if isinstance(why, Hung) else None)
 
 
 def _heard(message: Message, listener: Listener) -> None:
@@ -172,7 +218,7 @@ def _heard(message: Message, listener: Listener) -> None:
             lesson = Lesson(json.loads(told), shown)
             taught = partial(listener.taught, picture.job, picture_from(picture), lesson)
             _kept(picture.job, listener, taught)
-        case Begun() | Over():
+        case Begun() | Alive() | Over():
             pass
 
 
@@ -223,8 +269,9 @@ class _RayAnswers:
 class _RayLine:
     """One actor."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
-        self._ray, self._actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, *, here: bool) -> None:
+        """here: whether it is on this machine."""
+        self._ray, self._actor, self._here = ray, actor, here
 
     def hello(self) -> Answers:
         return self._asked("hello")
@@ -239,9 +286,12 @@ class _RayLine:
         with suppress(self._ray.exceptions.RayError):  # that it is dead is heard with its answers
             self._actor.stop.remote(turn, jobs)
 
-    def cut(self) -> None:
+    def cut(self, process: int | None) -> None:
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)
+        if process is not None and self._here:  # one that hangs may not hear that it shall end
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
 
     def _asked(self, method: Literal["hello", "draw", "prepare"], *values: object) -> Answers:
         try:
@@ -265,7 +315,12 @@ def ray_painters(settings: ServerSettings) -> Iterator[list[RemotePainter]]:
         needs = {"num_cpus": threads, "num_gpus": _gpus(ray, settings.device, count)}
         # the third call is for what is cancelled while the first draws
         kind = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=3, **needs)(Replica)
-        painters = [RemotePainter(lambda: _RayLine(ray, kind.remote(how))) for _ in range(count)]
+        here = settings.ray_address is None
+
+        def begin() -> Line:
+            return _RayLine(ray, kind.remote(how), here=here)
+
+        painters = [RemotePainter(begin, silence=settings.silence) for _ in range(count)]
         log.info("replicas", extra={"count": count, "threads": threads})
         yield painters
 

@@ -1,16 +1,17 @@
 """What runs in a replica's process: a painter with models of its own, which does as it is sent.
 
 Asked for a turn or a model it answers with a stream of messages; what is cancelled meanwhile comes
-by a call of its own. Drawing has one thread, as on a server without replicas.
+by a call of its own. Drawing has one thread, as on a server without replicas; while that computes,
+the stream says again and again that the process is there.
 """
 
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from threading import Lock
 
@@ -20,6 +21,7 @@ from safelight.server.library import Library
 from safelight.server.logs import log
 from safelight.server.painter import At, LocalPainter, Painter, failure_of
 from safelight.server.ray_wire import (
+    Alive,
     Begun,
     Given,
     Message,
@@ -36,6 +38,8 @@ from safelight.server.ray_wire import (
 from safelight.server.starting import set_threads
 from safelight.tasks.picture import Picture
 
+BEAT = 2.0  # seconds without a message after which a replica says that it is there
+
 
 @dataclass(frozen=True, slots=True)
 class How:
@@ -50,9 +54,17 @@ class How:
 class Worker:
     """A painter that is spoken to by messages. Its methods are called on several threads."""
 
-    def __init__(self, painter: Painter, library: Library | None, *, threads: int | None) -> None:
-        """library: whose figures are told, if there is one. threads: of torch."""
-        self._painter, self._library = painter, library
+    def __init__(
+        self,
+        painter: Painter,
+        library: Library | None,
+        *,
+        threads: int | None,
+        beat: float = BEAT,
+    ) -> None:
+        """library: whose figures are told, if there is one. threads: of torch. beat: seconds
+        without a message after which `Alive` is one."""
+        self._painter, self._library, self._beat = painter, library, beat
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="sampling", initializer=set_threads, initargs=(threads,)
         )
@@ -61,12 +73,13 @@ class Worker:
 
     def hello(self) -> Iterator[Message]:
         """That it is there."""
+        yield Begun(os.getpid())
         yield self._over()
 
     def draw(self, sent: SentTurn) -> Iterator[Message]:
         """Draw a turn; all that happens, as it happens."""
         yield Begun(os.getpid())
-        posted = _Posted(self, sent.number)
+        posted = _Posted(self, sent.number, self._beat)
         with TemporaryDirectory(prefix="safelight-") as folder:
             turn = received(sent, Path(folder))
             drawn = self._thread.submit(self._painter.draw, turn, posted)
@@ -82,6 +95,8 @@ class Worker:
         """Read the model of a resolved request."""
         yield Begun(os.getpid())
         read = self._thread.submit(self._painter.prepare, key_of(model), request_from(request))
+        while wait([read], self._beat).not_done:
+            yield Alive()
         error = read.exception()
         yield replace(self._over(), fault=None if error is None else _said(error))
 
@@ -114,12 +129,18 @@ class Replica(Worker):
 class _Posted:
     """The painter's listener: what it hears becomes messages, in order."""
 
-    def __init__(self, worker: Worker, turn: int) -> None:
-        self._worker, self._turn = worker, turn
+    def __init__(self, worker: Worker, turn: int, beat: float) -> None:
+        self._worker, self._turn, self._beat = worker, turn, beat
         self._messages: SimpleQueue[Message | None] = SimpleQueue()
 
     def __iter__(self) -> Iterator[Message]:
-        while (message := self._messages.get()) is not None:
+        while True:
+            try:
+                message = self._messages.get(timeout=self._beat)
+            except Empty:
+                message = Alive()
+            if message is None:
+                return
             yield message
 
     def close(self, done: "Future[None]") -> None:

@@ -48,6 +48,11 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class Alive:
+    """Nothing happened for a while, and the replica is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A step of a job's pictures was taken."""
 
@@ -100,7 +105,7 @@ class Over:
     fault: Failure | None = None
 
 
-Message = Begun | Step | Pixels | Taught | Given | Over
+Message = Begun | Alive | Step | Pixels | Taught | Given | Over
 
 
 def key_text(key: Hashable) -> str:

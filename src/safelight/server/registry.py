@@ -17,6 +17,7 @@ from safelight.checkpoints.library import SUFFIXES, Entry, Layout, described, en
 from safelight.checkpoints.shelves import ADDONS, Addon, shelved
 from safelight.embedded.carried import COMPANIONS, NAME, companion
 from safelight.printable import shown
+from safelight.server.logs import log
 from safelight.server.refusals import NotAllowed, Unknown
 
 Shelf = Literal[
@@ -69,6 +70,7 @@ _KINDS: Mapping[Kind, Shelf] = MappingProxyType(
     }
 )
 _LISTED = 12
+_FOREIGN = (".gguf",)  # is told to be none of ours, where it lies among the models
 OURS = ("/api/", "/sdapi/", "/v1/", "/controlnet/", "/internal/")  # paths of the server's own URLs
 
 
@@ -184,7 +186,9 @@ class Registry:
         told = f"there is no {LABELS[shelf]} called {shown(name, 80)}"
         plain = _plain(name.strip())
         for item in self.refused:
-            if plain in (_plain(item.name), _plain(item.name).rpartition("/")[2]):
+            called = _plain(item.name)
+            bare = called.removesuffix(next((s for s in _FOREIGN if called.endswith(s)), ""))
+            if plain in {n for one in (called, bare) for n in (one, one.rpartition("/")[2])}:
                 return f"{told}: its file was refused: {item.why}"
         if not known:
             return f"{told}; this server has none."
@@ -253,8 +257,14 @@ def _found(folders: Sequence[Path]) -> tuple[list[Listed], list[Faulty]]:
     """What is on the shelves by its headers, and what cannot be read."""
     items: list[Listed] = []
     refused: list[Faulty] = []
-    for entry in entries(places(folders)):
-        found = described(entry)
+    for entry in entries(places(folders), also=_FOREIGN):
+        try:
+            found = described(entry)
+        except Exception as error:  # one file must not end the list of all
+            log.exception("a file could not be looked at", extra={"file": shown(entry.name)})
+            why = f"reading its headers failed ({type(error).__name__})"
+            refused.append(Faulty(entry.name, entry.path, why))
+            continue
         if found.fault is not None:
             why = shown(without_folders(found.fault), 400)
             refused.append(Faulty(entry.name, entry.path, why))

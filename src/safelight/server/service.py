@@ -26,6 +26,7 @@ from safelight.server.library import Library
 from safelight.server.live import Live
 from safelight.server.logs import log
 from safelight.server.memory import LEAST, is_below
+from safelight.server.merging import Merged
 from safelight.server.metrics import Metrics
 from safelight.server.painter import FarPainter, LocalPainter, Painter, Portion
 from safelight.server.pictures import Pictures
@@ -102,6 +103,7 @@ class Service(Pictures):
         self._judge = judge
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="aside")
         self._asides = 0
+        self._listing = Merged(self._list)
         self._streams = Streams(settings.limits.streams)
         self._desk: Desk | None = None
         self._stopping = False
@@ -402,7 +404,11 @@ class Service(Pictures):
         self.model = item.name
 
     async def refresh(self) -> None:
-        """List the models anew; what was listed stays if that fails."""
+        """List the models anew, once for all who ask meanwhile; what was listed stays if that
+        fails."""
+        await self._listing.done()
+
+    async def _list(self) -> None:
         given = self.settings.model
         path = None
         if given is not None and Path(given).expanduser().exists():

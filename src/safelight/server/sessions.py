@@ -25,7 +25,8 @@ def install(app: FastAPI, keys: Keys) -> None:
     async def begin(request: HttpRequest) -> JSONResponse:
         """Open a session with {"key": KEY}: a cookie then stands for the key."""
         given = (await object_in(request)).get("key")
-        owner = keys.owner(given) if isinstance(given, str) else None
+        address = request.client.host if request.client else "local"
+        owner = keys.owner(given, address) if isinstance(given, str) else None
         if owner is None:
             raise Unauthorised("that is not a key of this server.")
         response = JSONResponse({"needed": True, "known": True, "owner": owner.name})

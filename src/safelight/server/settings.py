@@ -11,6 +11,7 @@ from safelight.server.limits import Limits
 
 PORT = 7860  # where clients of A1111 look
 SafetyAction = Literal["withhold", "label"]
+SILENCE = 60.0  # seconds; a replica says every two that it is there
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -36,7 +37,8 @@ class ServerSettings:
         unless a request names another; None: the embedded one.
     device, dtype, engine, offload: as in a request; requests may not choose others.
     ray: whether replicas draw, each a process with models of its own. replicas: how many; None: 2.
-        ray_address: of a cluster that is joined; None: one of this machine alone.
+        ray_address: of a cluster that is joined; None: one of this machine alone. silence: seconds
+        without a sign of life after which one is killed, and another begun in its place.
     threads: of torch, in each replica if there are any; None: as torch decides, shared out.
     batch: pictures computed at once, of compatible requests of anybody.
     model_bytes: of models kept in memory. preview_every: steps between previews; 0: none.
@@ -67,6 +69,7 @@ class ServerSettings:
     ray: bool = False
     replicas: int | None = None
     ray_address: str | None = None
+    silence: float = SILENCE
     threads: int | None = None
     batch: int = 4
     model_bytes: int = 12 * 2**30
@@ -93,8 +96,11 @@ class ServerSettings:
             raise RequestError("an API key must have at least 8 characters.")
         if len({key.name for key in self.keys}) < len(self.keys):
             raise RequestError("two API keys have the same name.")
-        if not self.ray and (self.replicas is not None or self.ray_address is not None):
-            raise RequestError("--replicas and --ray-address are for Ray; add --ray.")
+        if not 10 <= self.silence <= 86400:
+            raise RequestError(f"silence must be from 10 to 86400 seconds; got {self.silence}.")
+        rays = (self.replicas, self.ray_address, self.silence)
+        if not self.ray and rays != (None, None, SILENCE):
+            raise RequestError("--replicas, --ray-address and --silence are for Ray; add --ray.")
         if self.replicas is not None and not 1 <= self.replicas <= 1000:
             raise RequestError(f"replicas must be from 1 to 1000; got {self.replicas}.")
         for name, low in (("batch", 1), ("model_bytes", 1), ("preview_every", 0), ("port", 0)):
