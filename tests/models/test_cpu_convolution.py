@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from safelight.models.cpu_convolution import channels_last_weights, convolution, served
+from safelight.models.cpu_convolution import convolution, served
 from safelight.models.cpu_product import READY
-from safelight.models.layers import Conv2d, GroupNorm, ResBlock
+from safelight.models.layers import GroupNorm, ResBlock
 
 pytestmark = pytest.mark.skipif(not READY, reason="PyTorch without oneDNN for x86")
 
@@ -88,20 +88,6 @@ def test_with_a_gradient_it_is_pytorchs_own() -> None:
 def test_an_empty_batch_stays_empty() -> None:
     y = convolution(normal(0, 8, 4, 4), normal(64, 8, 3, 3), None, (1, 1), (1, 1))
     assert y.shape == (0, 64, 4, 4)
-
-
-@torch.no_grad()
-def test_weights_in_another_order_are_the_same_weights() -> None:
-    network = nn.ModuleList([Conv2d(8, 64, 3, padding=1), Conv2d(8, 8, 1), nn.Linear(3, 4)])
-    parameters = list(network.parameters())
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    x = normal(2, 8, 4, 4)
-    before = network[0](x)
-    channels_last_weights(network)
-    assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))
-    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
-    assert network[0].weight.is_contiguous(memory_format=LAST)
-    torch.testing.assert_close(network[0](x), before, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

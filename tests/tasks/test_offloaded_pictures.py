@@ -183,6 +183,50 @@ def test_parts_come_and_go_by_themselves_where_memory_is_short(
         assert picture.recipe.request.offload == expected
 
 
+ONCE: list[tuple[dict[str, Any], str]] = [
+    ({}, "parts"),
+    ({"engine": "int8-weights"}, "parts"),
+    ({"offload": "none"}, "none"),
+    ({"offload": "sequential"}, "sequential"),
+    ({"count": 2}, "none"),
+    ({"best_of": 2, "clip": "clip"}, "none"),
+    ({"engine": "compiled"}, "none"),
+    ({"source": {"picture": "given"}}, "none"),
+    ({"hires": {"scale": 1.5}}, "none"),
+    ({"refiner": {"model": "second.safetensors"}}, "none"),
+    ({"loras": [{"file": "style.safetensors"}]}, "none"),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), ONCE)
+def test_parts_come_and_go_where_each_works_once(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], expected: str
+) -> None:
+    request = asked(shelf, **settings)
+    if request.engine == "compiled" and ENGINES["compiled"].missing():
+        pytest.skip("nothing can be compiled here")
+    assert Models().of(request, alone=True).placement is None or expected == "sequential"
+    monkeypatch.setattr(placing, "LEAST", 0)  # the model here is small
+    placement = Models().of(request, alone=True).placement
+    assert ("none" if placement is None else placement.kind) == expected
+    placement = Models().of(request).placement
+    assert ("none" if placement is None else placement.kind) == request.replace(
+        offload="none" if request.offload == "auto" else request.offload
+    ).offload
+
+
+def test_one_picture_has_the_same_bits_whatever_is_in_memory(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "LEAST", 0)
+    request = asked(shelf)
+    model = Models().of(request, alone=True)
+    assert isinstance(model.placement, Placement)
+    once = list(generate(model, request))
+    assert_same(once, drawn(request.replace(offload="none")))
+    assert not differences(once[0].recipe, drawn(request)[0].recipe)
+
+
 def test_what_just_fits_is_counted_in_the_wanted_type(
     shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,12 +24,13 @@ MAPS = 4  # of the decoder's widest feature maps that are alive together, after 
 class Need:
     """One contender's demand. how: a key of COPIES; others count as "compiled".
 
-    learning: whether the whole U-Net learns.
+    learning: whether the whole U-Net learns. part: the only part that is there ("unet" or "vae").
     """
 
     how: str
     precision: str
     learning: bool = False
+    part: str | None = None
 
 
 def parameters(family: Family) -> int:
@@ -55,11 +56,13 @@ def _counts(family: Family) -> tuple[int, ...]:
 def needed(family: Family, need: Need, pixels: int, batch: int) -> float:
     """Bytes that one contender takes, roughly: weights, and the largest maps of the decoder."""
     item = ITEM.get(need.precision, 4)
-    weights = parameters(family) * item * COPIES.get(need.how, COPIES["compiled"])
+    unet, coder, *_ = _counts(family)
+    count = {"unet": unet, "vae": coder, None: parameters(family)}[need.part]
+    weights = count * item * COPIES.get(need.how, COPIES["compiled"])
     if need.learning:
         weights += unet_parameters(family) * ITEM["fp32"] * LEARNING
-    coder = family.codec.autoencoder
-    width = 2 * coder.widths[0] if isinstance(coder, AutoencoderConfig) else 64
+    config = family.codec.autoencoder
+    width = 2 * config.widths[0] if isinstance(config, AutoencoderConfig) else 64
     return PROCESS + weights + MAPS * width * pixels * batch * item
 
 

@@ -45,14 +45,69 @@ def prepared(asked: Json) -> Work:
     return Work(call, read, waiter(task.device), facts, trial)
 
 
+PARTS: dict[str, str] = {"step": "unet", "overhead": "unet", "decode": "vae", "encode": "vae"}
+
+
 def opened(task: Task) -> "Model":
-    """The model, computed by the engine that the task names, as drawing opens it."""
+    """The model, computed by the engine that the task names, as drawing opens it.
+
+    Of a work on one part only that part's weights are read, where the engine needs no others. Parts
+    come and go where the task says so, or for the one picture of `memory`.
+    """
     from safelight.tasks.loading import Models
 
+    asked = request(task)
+    if task.work in ("picture", "memory"):
+        alone = task.work == "memory"
+        stays = task.offload == "auto" and not alone
+        return Models().of(asked.replace(offload="none") if stays else asked, alone=alone)
+    if (part := part_of(task.work, task.how, task.device)) is not None:
+        return with_part(asked, part)
     # what learns does so in float32, whatever its products are made in
     whole = task.work == "train" and not task.adapted
-    asked = request(task).replace(offload="none")  # its parts are timed one by one
+    asked = asked.replace(offload="none")
     return Models().of(asked.replace(dtype="fp32") if whole else asked)
+
+
+def part_of(work: str, how: str, device: str) -> str | None:
+    """The only part of a model that a work is on, if the engine needs no others; None if it does.
+
+    Eight bits of activations are found by drawing whole pictures.
+    """
+    from safelight.engines.table import ENGINES
+
+    engine = ENGINES.get(how)
+    alone = engine is not None and (engine.exact or engine.network is not None)
+    return PARTS.get(work) if alone and device == "cpu" else None
+
+
+def with_part(asked: "Request", role: str) -> "Model":
+    """The model with the weights of its U-Net ("unet") or autoencoder ("vae") alone."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from safelight.checkpoints.resting import load_resting
+    from safelight.engines.placement import DTYPES
+    from safelight.engines.table import ENGINES, engined, sink_of
+
+    engine = ENGINES[asked.engine]
+    assert asked.model is not None
+    model, rests = load_resting(
+        Path(asked.model),
+        dtype=DTYPES[asked.dtype],
+        sink=sink_of(asked.engine),
+        settle=engine.network,
+    )
+    part = model.network.unet if role == "unet" else model.codec.autoencoder
+    for rest in rests:
+        if rest.module is part:
+            rest.bring()
+    # an engine that takes weights while they are read has all that it can have
+    return (
+        engined(model, asked.engine)
+        if engine.network is None
+        else replace(model, engine=asked.engine)
+    )
 
 
 def waiter(device: str) -> Callable[[], None]:
@@ -155,7 +210,13 @@ def request(task: Task) -> "Request":
         count=task.batch,
         batch=task.batch,
         look_up=False,
-    ).replace(model=task.model, dtype=task.precision, device=task.device, engine=task.how)
+    ).replace(
+        model=task.model,
+        dtype=task.precision,
+        device=task.device,
+        engine=task.how,
+        offload=task.offload,
+    )
 
 
 def command(task: Task, python: str) -> list[str]:
@@ -174,6 +235,8 @@ def command(task: Task, python: str) -> list[str]:
         "--engine": task.how,
         "--out": task.png,
     }
+    if task.offload != "auto":
+        words["--offload"] = task.offload
     if task.guided:
         words["--negative"] = task.negative
     flat = [word for pair in words.items() for word in pair]

@@ -81,6 +81,7 @@ def seated(contender: Contender, task: Task, hall: Hall) -> Iterator[Player]:
         else:
             once = process.ask("run", calls=1)["seconds"]
         calls = calls_of(once, TURN)
+        most = _peak(process.ask("peak"), task)
 
         def working() -> tuple[float, Facts]:
             found = process.ask("run", calls=calls)
@@ -95,6 +96,7 @@ def seated(contender: Contender, task: Task, hall: Hall) -> Iterator[Player]:
         facts = {
             "ready_seconds": round(made["seconds"], 3),
             "first_call_seconds": round(first, 3),
+            **({} if most is None else {"peak_bytes": most}),
             **_versions(made["facts"]),
         }
         yield Player(
@@ -171,13 +173,19 @@ def _loaded(contender: Contender, task: Task, python: str) -> tuple[float, Facts
     return told["load_seconds"], {"import_seconds": told["import_seconds"]}
 
 
+def _peak(told: Facts, task: Task) -> int | None:
+    """The most memory of a process where it works, from what it told."""
+    most: int | None = told["peak"] if task.device == "cpu" else told.get("gpu_peak")
+    return most
+
+
 def _most_memory(contender: Contender, task: Task, python: str) -> tuple[float, Facts]:
     with Process(contender.name, contender.command(python), task.threads) as process:
         process.ask("prepare", task=task.line())
         loaded = process.ask("peak")
         process.ask("run", calls=1)
         peak = process.ask("peak")
-    most = peak["peak"] if task.device == "cpu" else peak.get("gpu_peak")
+    most = _peak(peak, task)
     if most is None:
         raise ContenderError(f"{contender.name}: what memory it took cannot be told here")
     detail = {"peak_of_loading": loaded["peak"], "anonymous_after": peak["anonymous"]}

@@ -79,6 +79,7 @@ class Task:
     negative: str = NEGATIVE
     png: str = ""  # where `start` writes its picture
     adapted: bool = False  # train: a LoRA instead of the whole U-Net
+    offload: str = "auto"  # which parts of ours are in memory when; auto: as `ours.opened` says
 
     @property
     def short(self) -> "Task":

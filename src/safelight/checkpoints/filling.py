@@ -24,7 +24,7 @@ def filled(
     module = part.module()
     for link in part.links():
         if sink is not None and all(sink.wants(part.role, module, name) for name in link.ours):
-            for name, tensor in weights_of(part, link, torch.float32, CPU):
+            for name, tensor in weights_of(part, link, torch.float32, CPU, passing=True):
                 sink.take(module, name, tensor)
                 _assign(module, name, _bodiless(part, link, tensor, dtype, device))
             continue
@@ -34,15 +34,21 @@ def filled(
 
 
 def weights_of(
-    part: Part, link: Link, dtype: torch.dtype | None, device: torch.device
+    part: Part,
+    link: Link,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    *,
+    passing: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Our names and tensors of one of the file's, in the wanted type and place.
 
-    dtype: None is as `load` says. Raises FileError for a NaN or an infinity, RequestError for
-    numbers that the type does not hold.
+    dtype: None is as `load` says. passing: they will be let go of soon, so they are read and not
+    mapped; pages of a map stay in memory for as long as any tensor of it.
+    Raises FileError for a NaN or an infinity, RequestError for numbers that the type does not hold.
     """
     wanted = dtype or default_dtype(part.tensors.info(link.theirs).dtype, device)
-    tensor = part.tensors.read(link.theirs, dtype=wanted)
+    tensor = part.tensors.read(link.theirs, dtype=wanted, copy=passing)
     _check(part, link, tensor)
     for name, ours in zip(link.ours, link.op.to_ours(tensor), strict=True):
         yield name, ours.contiguous().to(device)

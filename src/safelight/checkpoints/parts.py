@@ -73,9 +73,9 @@ class Selection:
     def info(self, name: str) -> TensorInfo:
         return self.file.header[self.names[name]]
 
-    def read(self, name: str, *, dtype: torch.dtype | None = None) -> Tensor:
+    def read(self, name: str, *, dtype: torch.dtype | None = None, copy: bool = False) -> Tensor:
         """One tensor; see `WeightFile.read`."""
-        return self.file.read(self.names[name], dtype=dtype)
+        return self.file.read(self.names[name], dtype=dtype, copy=copy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ class FileRest:
         sink, names = self._form.sink, [n for n in link.ours if n in self._parameters]
         if sink is None or not all(sink.wants(self._part.role, self._root, n) for n in names):
             return False
-        for name, tensor in weights_of(self._part, link, torch.float32, CPU):
+        for name, tensor in weights_of(self._part, link, torch.float32, CPU, passing=True):
             if name in self._parameters:
                 kept = self._parameters[name]
                 _put(self._root, name, nn.Parameter(kept.data.to("meta"), requires_grad=False))

@@ -44,6 +44,14 @@ def bench(
     engine: Annotated[
         str, typer.Option("--engine", help="Of ours; several with commas.")
     ] = "eager",
+    offload: Annotated[
+        str,
+        typer.Option(
+            "--offload",
+            help="Of ours in picture, start and memory: none, parts, sequential; several with "
+            "commas [parts where a process draws one picture].",
+        ),
+    ] = "auto",
     against: Annotated[
         str,
         typer.Option(
@@ -98,6 +106,7 @@ def bench(
             steps=steps,
             precision=precision,
             engine=engine,
+            offload=offload,
             against=against,
             threads=threads,
             rounds=rounds,

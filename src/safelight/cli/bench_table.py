@@ -36,7 +36,7 @@ def _figures(measured: Sequence[Line], ratios: Sequence[Line]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("work", "contender"):
         table.add_column(name)
-    for name in ("median", "quartiles", "GFLOP/s", "ours / theirs", "apart"):
+    for name in ("median", "quartiles", "memory", "GFLOP/s", "ours / theirs", "apart"):
         table.add_column(name, justify="right")
     for line in measured:
         unit = str(line["unit"])
@@ -45,6 +45,7 @@ def _figures(measured: Sequence[Line], ratios: Sequence[Line]) -> Table:
             Text(str(line["contender"])),
             figure(line["median"], unit),
             f"{figure(line['low'], unit)} to {figure(line['high'], unit)}",
+            figure(line["peak_bytes"], "B") if "peak_bytes" in line else "",
             f"{_number(line['gflop_s']):.0f}" if "gflop_s" in line else "",
             "\n".join(_ratio(one) for one in ratios if _about(one, line)),
             _apart(line),

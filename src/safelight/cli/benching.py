@@ -36,6 +36,7 @@ class Wish:
     steps: int
     precision: str
     engine: str
+    offload: str
     against: str
     threads: int | None
     rounds: int
@@ -68,6 +69,7 @@ def asked(wish: Wish) -> Asked:
         steps=wish.steps,
         precisions=names(wish.precision),
         engines=names(wish.engine),
+        offloads=names(wish.offload) or ("auto",),
         against=names(wish.against),
         threads=wish.threads,
         rounds=wish.rounds,

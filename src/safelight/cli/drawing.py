@@ -73,7 +73,7 @@ def draw(
                 with display.paused():
                     say(f"budget: {plan}")
             request = maps.suited(request)
-            model = models.of(request)
+            model = models.of(request, alone=len(requests) == 1)
             if preset is not None:
                 check_preset(preset, model.family.hint)
             with display.paused():

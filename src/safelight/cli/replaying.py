@@ -118,7 +118,7 @@ def _alone(request: Request) -> Picture:
     models.check(request)
     with Display([request]) as display:
         display.reading(request)
-        model = models.of(request) if request.needs_model else None
+        model = models.of(request, alone=True) if request.needs_model else None
         display.drawing(request)
         (picture,) = generate(model, request, watch_steps=display.watch)
     return picture

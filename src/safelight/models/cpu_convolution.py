@@ -6,16 +6,17 @@ once, and stay so. Weights are brought into an order of their own at each call: 
 on a small map that is half of the work. There, the patches are laid out as rows and multiplied
 with the weights as they lie in memory: less work, and no second copy of the weights is kept.
 
-Measured on one Zen 5 core, milliseconds, as `F.conv2d` does it for maps and weights in the usual
-order -> here, the weights channels-last, too: 1280 channels on 2 maps of 8 x 8 in bfloat16 15 -> 9,
-in float32 46 -> 18; on 16 x 16 40 -> 33 and 96 -> 65; 320 channels on 64 x 64 33 -> 31 and 64 ->
-61; 1 x 1 with 320 channels on 64 x 64 5.7 -> 4.0 and 16.5 -> 7.5.
+Measured on one Zen 5 core, milliseconds, as `F.conv2d` does it for maps in the usual order -> here:
+1280 channels on 2 maps of 8 x 8 in bfloat16 16 -> 12, in float32 47 -> 20; on 16 x 16 42 -> 43 and
+100 -> 79; 320 channels on 64 x 64 31 -> 30 and 66 -> 61; 1 x 1 with 320 channels on 64 x 64 5.4 ->
+3.5 and 18 -> 7.5. Weights that are channels-last, too, would take another 4 % from a step of SD
+1.5 in bfloat16, but not with the same bits, and could not be the mapped file itself.
 
 Shapes: B batch, C channels, h w height and width of the map, k size of the kernel.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from safelight.models.cpu_product import NARROW, plain, product, recorded
@@ -76,18 +77,3 @@ def padded_places(x: Tensor, padding: tuple[int, ...]) -> Tensor:
     above, aside = padding
     places = x.permute(0, 2, 3, 1)
     return F.pad(places, (0, 0, aside, aside, above, above)) if above or aside else places
-
-
-@torch.no_grad()
-def channels_last_weights(network: nn.Module) -> None:
-    """Lay the weights of a network's convolutions channels-last, each in place of its former order.
-
-    The values, the parameters themselves and their names stay. For networks that draw and do not
-    learn: other orders of memory round gradients otherwise, so a training would not be resumed to
-    the bit.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-            weight = module.weight
-            if weight.device.type == "cpu":
-                weight.data = weight.data.contiguous(memory_format=CHANNELS_LAST)

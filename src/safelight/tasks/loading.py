@@ -15,7 +15,7 @@ from safelight.model import Model
 from safelight.tasks.choosing import chosen_for
 from safelight.tasks.lookup import check_tags
 from safelight.tasks.named_files import named_files
-from safelight.tasks.placing import Opening, check_offload, opened
+from safelight.tasks.placing import Opening, check_offload, opened, passes_once
 from safelight.tasks.request import Request
 
 NO_MODEL = (
@@ -58,11 +58,12 @@ class Models:
         """The file or folder of a request's model. Raises as `check`."""
         return self._found(request)[0]
 
-    def of(self, request: Request) -> Model:
+    def of(self, request: Request, *, alone: bool = False) -> Model:
         """The model of a request, loaded if it is not the one loaded last.
 
-        A request that names none gets the embedded one. Raises RequestError if there is none,
-        FileError or CheckpointError if it cannot be read.
+        A request that names none gets the embedded one. alone: nothing else will be drawn with it,
+        so that its parts may come and go at no cost (`placing.passes_once`).
+        Raises RequestError if there is none, FileError or CheckpointError if it cannot be read.
         """
         path, vae = self._found(request)
         device = resolve_device(request.device)
@@ -70,7 +71,7 @@ class Models:
             dtype=resolve_dtype(request.dtype, device),
             device=device,
             engine=EAGER if request.engine == AUTO else request.engine,
-            offload=request.offload,
+            offload="parts" if alone and passes_once(path, request, device) else request.offload,
             ema=request.ema,
             prediction=request.prediction,
             zero_terminal_snr=request.zero_terminal_snr,

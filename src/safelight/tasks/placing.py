@@ -15,9 +15,11 @@ from safelight.engines.table import AUTO, EAGER, ENGINES, engined, sink_of
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.tasks.aids import Aids
+from safelight.tasks.named_files import named_files
 from safelight.tasks.request import Request
 
 ROOM = 1.5e9  # bytes beside the weights: maps of a picture, and what others may want
+LEAST = 0.5e9  # bytes of a model's files from which it is worth while to have parts go
 SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 
 
@@ -85,6 +87,27 @@ def fitting(path: Path, how: Opening, vae: Path | None = None) -> Offload:
     model, rests = _in_files(path, how, vae)
     del model
     return "none" if sum(rest.nbytes for rest in rests) < room else "parts"
+
+
+def passes_once(path: Path, request: Request, device: torch.device) -> bool:
+    """Whether parts may come and go at no cost, for a request that leaves it open.
+
+    So it is where each works just once, and then no more: for one plain picture from text on the
+    CPU, with no files besides the model's, at `path`. All weights are then read once, as they would
+    be all together, and never more than one part's are there. Small models are left alone.
+    """
+    plain = request.source is None and request.hires is None and request.refiner is None
+    roles = {file.role for file in named_files(request)}
+    return (
+        device.type == "cpu"
+        and request.offload == "auto"
+        and request.engine != AUTO
+        and may_rest(request.engine, device)
+        and request.count == request.best_of == 1
+        and plain
+        and roles <= {"model", "vae"}
+        and _sizes(path) >= LEAST
+    )
 
 
 def check_offload(engine: str, offload: str, device: torch.device) -> None:

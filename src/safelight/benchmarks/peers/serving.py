@@ -7,10 +7,12 @@ NumPy for outputs), because any interpreter may run it.
     {"do": "run", "calls": 3}          works: {"seconds", "processor"} of all calls together
     {"do": "output", "path": "x.npy"}  works, or tries, and writes what came out
     {"do": "rest"}                     lets go of what was prepared
-    {"do": "peak"}                     the memory of this process: {"peak", "anonymous"} in bytes
+    {"do": "peak"}                     the memory of this process since it began to prepare:
+                                       {"peak", "anonymous"} in bytes; None where nobody knows
     {"do": "end"}                      ends
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -18,6 +20,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -65,6 +68,7 @@ def serve(
     """
     answers = _own_stdout()
     work: Work | None = None
+    prepared, peak_is_known = 0, True
     for line in sys.stdin:
         asked = json.loads(line)
         try:
@@ -72,15 +76,17 @@ def serve(
                 break
             if asked["do"] in ("prepare", "rest"):
                 work = None
-                gc.collect()
+                _give_back()
             if asked["do"] == "rest":
                 answer = {}
             elif asked["do"] == "prepare":
+                prepared += 1
+                peak_is_known = _peak_forgotten() or prepared == 1
                 began = time.perf_counter()
                 work = prepare(asked["task"])
                 answer = {"seconds": time.perf_counter() - began, "facts": work.facts}
             elif asked["do"] == "peak":
-                answer = memory()
+                answer = memory() if peak_is_known else memory() | {"peak": None}
             else:
                 assert work is not None, "nothing was prepared"
                 answer = _answered(work, asked, more or {})
@@ -116,6 +122,27 @@ def run(work: Work, calls: int) -> Json:
         "seconds": time.perf_counter() - began,
         "processor": _processor() - processor,
     }
+
+
+def _give_back() -> None:
+    """Let go of what nobody holds, and let the system have it where the C library keeps it."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # glibc's alone
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _peak_forgotten() -> bool:
+    """Whether the most memory so far counts from now on: Linux, and a GPU's by itself."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
 
 
 def memory() -> Json:
