@@ -45,6 +45,7 @@ SETTINGS = (
     "sampler=unipc,steps=8",
     "dtype=bf16",
     "dtype=bf16,sampler=unipc,steps=10",
+    "engine=openvino-int8",
     "sampler=unipc,steps=12,reuse.every=2",
     "reuse.every=2",
     "reuse.steps=0.1,reuse.guidance=0.2",
@@ -93,15 +94,26 @@ def measured(
     }
 
 
-def opened(settings: Sequence[str]) -> dict[str, Model]:
-    """The embedded model in each number type that settings name."""
-    types = {str(mapping(setting).get("dtype", "auto")) for setting in (EXACT, *settings)}
-    asked = {one: Request.parse({"prompt": "", "model": "embedded", "dtype": one}) for one in types}
-    return {one: Models().of(request) for one, request in asked.items()}
+def way(request: Request) -> tuple[str, str]:
+    """What decides how a model is opened: its number type and engine."""
+    return request.dtype, request.engine
+
+
+def opened(settings: Sequence[str]) -> dict[tuple[str, str], Model]:
+    """The embedded model in each number type, and by each engine, that settings name."""
+    found: dict[tuple[str, str], Model] = {}
+    for setting in (EXACT, *settings):
+        named = mapping(setting)
+        told: dict[str, object] = {"prompt": "", "model": "embedded"}
+        told |= {name: named[name] for name in ("dtype", "engine") if name in named}
+        request = Request.parse(told)
+        if way(request) not in found:
+            found[way(request)] = Models().of(request)
+    return found
 
 
 def lines(
-    models: Mapping[str, Model],
+    models: Mapping[tuple[str, str], Model],
     judge: LoadedEvaluator,
     questions: Sequence[Question],
     settings: Sequence[str],
@@ -113,12 +125,13 @@ def lines(
         if number in done:
             continue
         base = {"prompt": question.prompt, "dialect": "plain", "seed": seed + number}
-        (exact,) = generate(models["auto"], Request.parse(base))
+        plain = Request.parse(base)
+        (exact,) = generate(models[way(plain)], plain)
         for setting in (EXACT, *settings):
             picture = exact
             if setting != EXACT:
                 request = Request.parse({**base, **mapping(setting)})
-                (picture,) = generate(models[request.dtype], request)
+                (picture,) = generate(models[way(request)], request)
             row = measured(picture, exact, question, judge)
             yield {"prompt": number, "setting": setting, **row}
 

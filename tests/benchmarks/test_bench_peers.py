@@ -91,6 +91,23 @@ def test_openvino_does_the_same_work_as_ours(folder: Path) -> None:
     assert float(theirs["step"]["apart"]) <= 1e-3  # type: ignore[arg-type]
 
 
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in PEERS["openvino-int8"].needs),
+    reason="OpenVINO or NNCF is not installed",
+)
+def test_openvino_in_eight_bits_does_the_same_work_as_ours(folder: Path) -> None:
+    asked = {"against": ("openvino-int8",), "precisions": ("bf16",), "size": (128, 128)}
+    lines = run(folder, **asked)
+    assert not by(lines, "failed"), by(lines, "failed")
+    (theirs,) = (line for line in by(lines, "measured") if "apart" in line)
+    assert theirs["contender"] == "openvino-int8 bf16"
+    assert 1e-3 < float(theirs["apart"]) < 0.2  # type: ignore[arg-type]
+    (export,) = folder.glob("openvino-int8-bf16-*")
+    assert [part.name for part in export.iterdir()] == ["unet"]
+    graph = (export / "unet" / "openvino_model.xml").read_text("utf-8")
+    assert graph.count('type="FakeQuantize"') > 50
+
+
 # -- who does other work is found out --------------------------------------------------------------
 
 

@@ -15,15 +15,48 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+LOADED = (
+    "import sys\n"
+    "from importlib.machinery import SourceFileLoader\n"
+    f"peer = SourceFileLoader('peer', {str(PEER)!r}).load_module()\n"
+)
+
+
+def leaves_nothing(program: str, home: Path) -> None:
+    """A program beside the peer's script runs in a home folder that is empty afterwards."""
+    folders = {"HOME": str(home), "LOCALAPPDATA": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | folders
+    subprocess.run([sys.executable, "-c", LOADED + program], env=environment, check=True)
+    assert not list(home.iterdir())
+
+
 def test_openvino_leaves_no_number_of_its_user_behind(tmp_path: Path) -> None:
-    program = (
-        "import sys\n"
-        "from importlib.machinery import SourceFileLoader\n"
-        f"peer = SourceFileLoader('peer', {str(PEER)!r}).load_module()\n"
+    leaves_nothing(
         "import openvino\n"
         "assert openvino.Core().available_devices\n"
-        "assert sys.modules['openvino_telemetry'] is None\n"
+        "assert sys.modules['openvino_telemetry'] is None\n",
+        tmp_path,
     )
-    home = {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    subprocess.run([sys.executable, "-c", program], env=os.environ | home, check=True)
-    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="NNCF is not installed")
+def test_nncf_reports_to_nobody(tmp_path: Path) -> None:
+    leaves_nothing(
+        "import socket\n"
+        "def refused(*given):\n"
+        "    raise AssertionError('a connection was tried')\n"
+        "socket.socket.connect = socket.getaddrinfo = refused\n"
+        "import nncf\n"
+        "import numpy as np\n"
+        "import openvino\n"
+        "from nncf.telemetry import wrapper\n"
+        "assert type(wrapper.telemetry).__name__ == 'MagicMock'\n"
+        "ops = openvino.opset15\n"
+        "x = ops.parameter([1, 8], openvino.Type.f32)\n"
+        "y = ops.matmul(x, ops.constant(np.ones((8, 8), np.float32)), False, False)\n"
+        "calls = nncf.Dataset([np.ones((1, 8), np.float32)])\n"
+        "made = nncf.quantize(openvino.Model([ops.result(y)], [x]), calls, subset_size=1)\n"
+        "assert any(op.get_type_name() == 'FakeQuantize' for op in made.get_ops())\n",
+        tmp_path,
+    )

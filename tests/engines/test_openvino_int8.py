@@ -20,9 +20,17 @@ from safelight.models.unet import UNet, UNetConfig
 if not installed():  # `importorskip` would import it, and so report it over the network
     pytest.skip("OpenVINO is not installed", allow_module_level=True)
 
-from safelight.engines import openvino, openvino_int8, openvino_scales_file
+from safelight.engines import openvino, openvino_int8, private_note
+from safelight.engines import openvino_runtime as runtime
 from safelight.engines.openvino import UNetRunner
-from safelight.engines.openvino_eight import Rounding, Scales, rounded_weight
+from safelight.engines.openvino_eight import (
+    EightBits,
+    Rounding,
+    Scales,
+    rounded_weight,
+    with_zero,
+)
+from safelight.engines.openvino_graph import graph_of
 from safelight.engines.openvino_runtime import missing
 from safelight.engines.openvino_scales_file import kept, remembered
 from safelight.engines.openvino_watching import Layer, Seen, judged
@@ -64,7 +72,7 @@ def test_a_rounded_weight_is_off_by_half_a_step_of_its_own_channel(kernel: tuple
 
 def seen_of(x: Tensor, weight: Tensor) -> Seen:
     seen = Seen([Layer("layer", weight)], 2)
-    seen.add(x.amin((0, 1)), x.amax((0, 1)), x, keep=True)
+    seen.add([x.amin((0, 1)), x.amax((0, 1)), x], keep=True)
     return seen
 
 
@@ -95,41 +103,63 @@ def test_the_range_has_room_for_more_than_was_seen() -> None:
     assert best.rounding.high > 1.2 * float(scaled.max())
 
 
+@pytest.mark.parametrize(("low", "high"), [(-0.2783, 5.1), (-4.1, 5.1), (0.0, 3.0), (-7.0, 1e-6)])
+def test_zero_is_a_level(low: float, high: float) -> None:
+    rounding = with_zero(torch.ones(3), low, high)
+    assert bool((rounding.apply(torch.zeros(1, 3), 1).abs() < 1e-6 * (high - low)).all())
+    assert rounding.high - rounding.low == pytest.approx(high - low)
+    assert abs(rounding.low - low) <= 0.51 * (high - low) / 255
+
+
+@needs_int8
+@torch.no_grad()
+def test_the_runtime_rounds_as_was_judged() -> None:
+    conv = torch.nn.Conv2d(16, 24, 3, padding=1)
+    network = torch.nn.Sequential(torch.nn.SiLU(), conv)
+    randomised(network)
+    rounding = with_zero(torch.linspace(0.5, 2.0, 16), -0.6, 4.9)
+    x = random(2, 16, 8, 8)
+    numbers, step = rounded_weight(conv.weight, rounding.factors)
+    rounded = rounding.apply(F.silu(x), 1)
+    wanted = F.conv2d(rounded, numbers.float() * step, conv.bias, padding=1)
+    graph = graph_of(network, {"x": x}, EightBits(Scales({"1": rounding})))
+    assert distance(runtime.compiled(graph, "f32")([x]), wanted) < 1e-4
+
+
 def unet() -> UNet:
     made = UNet(SMALL)
     randomised(made)
     return made.requires_grad_(False)
 
 
-def scales(network: UNet, *layers: str) -> Scales:
-    """A range that any input of unit size fits in, for these layers."""
-    found = {}
-    for name in layers:
-        weight = network.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
-        found[name] = Rounding(torch.ones(weight.shape[1]), -8.0, 8.0)
-    return Scales(found)
+def scales(network: UNet, *layers: str, reach: float = 8.0) -> Scales:
+    """A range for these layers: of 8, any input of unit size fits in it."""
+    ones = {name: torch.ones(_inputs(network, name)) for name in layers}
+    return Scales({name: with_zero(factors, -reach, reach) for name, factors in ones.items()})
 
 
 CONV = "down_blocks.0.resnets.0.conv2"
 LINEAR = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 GATED = "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 DOUBLING = "up_blocks.0.upsamplers.0.conv"
 
 
 @needs_int8
-@pytest.mark.parametrize("layer", [CONV, LINEAR, GATED])
+@pytest.mark.parametrize(
+    ("layer", "reach"),
+    [(CONV, 8.0), (LINEAR, 8.0), (GATED, 8.0), (DOUBLING, 40.0)],  # what is doubled has no norm
+)
 @torch.no_grad()
 def test_a_layer_in_eight_bits_changes_the_output_a_little(
-    layer: str, monkeypatch: pytest.MonkeyPatch
+    layer: str, reach: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino, "precision_of", lambda dtype: "f32")
     network = unet()
     call = (random(2, 4, 8, 8), torch.tensor([900.0, 20.0]), random(2, 7, 12, seed=2))
     exact = network(*call)
-    coarse = Scales({layer: Rounding(torch.ones(_inputs(network, layer)), -64.0, 64.0)})
-    fine = (UNetRunner(network, scales=scales(network, layer))(*call) - exact).std()
-    rough = (UNetRunner(network, scales=coarse)(*call) - exact).std()
+    by_reach = [scales(network, layer, reach=one) for one in (reach, 8 * reach)]
+    fine, rough = ((UNetRunner(network, scales=one)(*call) - exact).std() for one in by_reach)
     assert 1e-4 < fine / exact.std() < 0.05
     # levels eight times as wide: it is the input of this layer that is rounded
     assert rough > 3 * fine
@@ -157,13 +187,26 @@ def test_layers_in_eight_bits_are_computed_in_eight_bits() -> None:
     assert sum(precision in ("u8", "i8") for precision in found["FullyConnected"]) == 3
 
 
+@needs_int8
 @torch.no_grad()
-def test_a_doubling_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "precision_of", lambda dtype: "f32")
+def test_a_doubling_is_four_convolutions_of_the_small_map() -> None:
     network = unet()
     call = (random(2, 4, 8, 8), torch.tensor([900.0, 20.0]), random(2, 7, 12, seed=2))
-    made = UNetRunner(network, scales=scales(network, DOUBLING))(*call)
-    assert distance(made, network(*call)) < 1e-4
+    runner = UNetRunner(network, scales=scales(network, DOUBLING))
+    runner(*call)
+    (compiled,) = runner._shelf._ready.values()
+    facts = [
+        node.get_rt_info()
+        for node in compiled.request.get_compiled_model().get_runtime_model().get_ops()
+    ]
+    kinds = [fact["layerType"].astype(str) for fact in facts]
+    precisions = [
+        fact["runtimePrecision"].astype(str)
+        for fact, kind in zip(facts, kinds, strict=True)
+        if kind == "Convolution"
+    ]
+    assert sum(precision in ("u8", "i8") for precision in precisions) == 4
+    assert "ConvolutionBackpropData" not in kinds
 
 
 def _inputs(network: UNet, layer: str) -> int:
@@ -192,6 +235,7 @@ def hashed(content: object) -> bytes:
     return digest(data).encode() + b"\n" + data
 
 
+NONE: dict[str, object] = {"layers": {}, "roundings": []}
 ONE = {"low": -1.0, "high": 1.0, "factors": [1.0] * 16}
 FORGED = {
     "empty": b"",
@@ -210,6 +254,11 @@ FORGED = {
     "no number": hashed({"layers": {CONV: 0}, "roundings": [ONE | {"high": float("nan")}]}),
     "an empty range": hashed({"layers": {CONV: 0}, "roundings": [ONE | {"high": 0.0}]}),
     "text": hashed({"layers": {CONV: 0}, "roundings": [ONE | {"factors": ["a"] * 16}]}),
+    "no attention": hashed({"layers": {}, "roundings": []}),
+    "attention unknown": hashed({**NONE, "attention": {"other": [1.0] * 4}}),
+    "attention without a range": hashed({**NONE, "attention": {ATTENTION: [1.0] * 3}}),
+    "attention of no range": hashed({**NONE, "attention": {ATTENTION: [1.0, 1.0, 0.0, 1.0]}}),
+    "attention of text": hashed({**NONE, "attention": {ATTENTION: ["a"] * 4}}),
 }
 
 
@@ -233,7 +282,7 @@ def test_a_file_that_others_may_write_or_that_is_too_large_counts_as_none(
     assert remembered(KEY, network) is None
     path.chmod(0o600)
     assert remembered(KEY, network) is not None
-    monkeypatch.setattr(openvino_scales_file, "LARGEST", 10)
+    monkeypatch.setattr(private_note, "LARGEST", 10)
     assert remembered(KEY, network) is None
 
 
@@ -278,7 +327,7 @@ def test_a_model_is_measured_once_and_drawn_with_then(
     condition = model.text(["a cat"])
     call = (random(1, 4, 8, 8), torch.tensor([400.0]), condition)
     exact, rounded = model.network(*call), by_engine.network(*call)
-    assert 0 < float((rounded - exact).std()) < 0.1 * float(exact.std())
+    assert 0 < float((rounded - exact).std()) < 0.2 * float(exact.std())
 
     def measured(model: Model) -> Scales:
         raise AssertionError("measured twice")

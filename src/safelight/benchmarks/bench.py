@@ -14,12 +14,14 @@ from safelight.benchmarks.contenders import (
     Contender,
     absent,
     check_engines,
+    check_offloads,
     check_peers,
     contenders,
 )
 from safelight.benchmarks.flops import operations
 from safelight.benchmarks.footprint import Need, check_memory, unet_parameters
 from safelight.benchmarks.furnish import Furnished, family_of, furnished, inputs_for
+from safelight.benchmarks.ours import PARTS, part_of
 from safelight.benchmarks.players import Hall
 from safelight.benchmarks.processes import ContenderError, Pool, Process
 from safelight.benchmarks.report import SCHEMA, Line, lines_of, remarks, roofline, told
@@ -36,10 +38,11 @@ LORA_FROM = 2**28  # weights of a U-Net from which `train` teaches a LoRA: 268 m
 class Asked:
     """What a run is to do. geometry or model says what with; None is the geometry "embedded".
 
-    size: (width, height); None is the model's own. batch: pictures; guidance 1 is none, else every
-    step works on twice as many. rounds: turns of each contender. budget: seconds after which no
-    round is begun but the first two. peer_python: the interpreter of peers; None is this one.
-    folder: where random models and exports are kept; None is a temporary folder.
+    offloads: which parts of ours are in memory when, in works that draw; several are several
+    contenders. size: (width, height); None is the model's own. batch: pictures; guidance 1 is none,
+    else every step works on twice as many. rounds: turns of each contender. budget: seconds after
+    which no round is begun but the first two. peer_python: the interpreter of peers; None is this
+    one. folder: where random models and exports are kept; None is a temporary folder.
     """
 
     works: tuple[str, ...] = ("step",)
@@ -51,6 +54,7 @@ class Asked:
     steps: int = 20
     precisions: tuple[str, ...] = ("fp32",)
     engines: tuple[str, ...] = ("eager",)
+    offloads: tuple[str, ...] = ("auto",)
     against: tuple[str, ...] = ()
     threads: int | None = None
     rounds: int = 5
@@ -90,7 +94,7 @@ class Ground:
 
     def task(self, work: str, contender: Contender) -> Task:
         asked = self.asked
-        parts = (contender.library, contender.precision, self.made.folder.name)
+        parts = (contender.who, contender.precision, self.made.folder.name)
         return Task(
             work=work,
             how=contender.how,
@@ -108,6 +112,7 @@ class Ground:
             guidance=asked.guidance,
             seed=asked.seed,
             adapted=adapted(self.made.family),
+            offload=contender.offload,
         )
 
 
@@ -138,6 +143,7 @@ def bench(asked: Asked, say: Say = lambda text: None) -> Iterator[Line]:
         "steps": asked.steps,
         "precisions": list(asked.precisions),
         "engines": list(asked.engines),
+        "offloads": list(asked.offloads),
         "against": list(asked.against),
         "rounds": asked.rounds,
         "budget": asked.budget,
@@ -159,7 +165,7 @@ def one_work(
     """The lines of one comparison; of `roofline`, the machine's peaks are measured first."""
     asked = place.asked
     where: Line = {"work": work, "precision": precision, **common}
-    who = contenders(work, precision, asked.engines, _peers(asked, work))
+    who = contenders(work, precision, asked.engines, _peers(asked, work), asked.offloads)
     for reason in absent(work, precision, asked.engines, _peers(asked, work)):
         yield {"kind": "left_out", **where, "reason": reason}
     for contender in who:
@@ -246,6 +252,7 @@ def checked(asked: Asked) -> Family:
             f"geometry {asked.geometry!r} and a model were both given; leave one of them out."
         )
     check_engines(asked.engines)
+    check_offloads(asked.offloads, asked.engines, asked.device)
     check_peers(asked.against, asked.python)
     _check_somebody(asked)
     geometry = asked.geometry or (None if asked.model else "embedded")
@@ -270,10 +277,18 @@ def _together(asked: Asked, family: Family) -> Iterator[list[Need]]:
     whole = not adapted(family)
     for work in asked.works:
         for precision in asked.precisions:
-            who = contenders(work, precision, asked.engines, _peers(asked, work))
-            needs = [Need(c.how, c.precision, work == "train" and whole) for c in who]
+            who = contenders(work, precision, asked.engines, _peers(asked, work), asked.offloads)
+            learning = work == "train" and whole
+            needs = [Need(c.how, c.precision, learning, _part(c, work, asked.device)) for c in who]
             # where every turn is a process of its own, there is one at a time
             yield from ([need] for need in needs) if WORKS[work].fresh else [needs]
+
+
+def _part(contender: Contender, work: str, device: str) -> str | None:
+    """The only part of the model that a contender reads for a work; None if it reads all."""
+    if contender.peer is None:
+        return part_of(work, contender.how, device)
+    return PARTS.get(work)
 
 
 def _peers(asked: Asked, work: str) -> Sequence[str]:

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import get_args
 
-from safelight.engines.table import EAGER, ENGINES
+from safelight.engines.table import AUTO, EAGER, ENGINES
 from safelight.errors import RequestError
+from safelight.tasks.request import Offload
 
 OURS = "safelight"
 SCRIPTS = Path(__file__).parent / "peers"
 NETWORK = frozenset({"step", "decode", "encode"})
 PIPELINE = frozenset({"picture", "load", "start", "memory"})
+PICTURES = frozenset({"picture", "start", "memory"})  # works in which parts may come and go
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,17 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
                 precisions=("fp32", "bf16"),
             ),
             Peer(
+                "openvino-int8",
+                "the same, the U-Net of the export quantised to eight bits by NNCF",
+                "openvino",
+                "openvino-int8",
+                "openvino_peer.pyw",
+                {**_TO_OPENVINO, "nncf": "nncf"},
+                frozenset({"step"}),
+                exports=True,
+                precisions=("bf16",),
+            ),
+            Peer(
                 "sdcpp",
                 "stable-diffusion.cpp by its Python binding",
                 "stable-diffusion.cpp",
@@ -97,15 +111,21 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Contender:
-    """One who is timed: an engine of ours or a peer, at a precision."""
+    """One who is timed: an engine of ours or a peer, at a precision.
+
+    offload: which parts of ours are in memory when; "auto" says nothing of it.
+    """
 
     how: str
     precision: str
     peer: Peer | None = None
+    offload: str = AUTO
 
     @property
     def who(self) -> str:
-        return f"{OURS} {self.how}" if self.peer is None else self.peer.name
+        if self.peer is not None:
+            return self.peer.name
+        return " ".join((OURS, self.how, *([] if self.offload == AUTO else [self.offload])))
 
     @property
     def name(self) -> str:
@@ -128,16 +148,23 @@ class Contender:
 
 
 def contenders(
-    work: str, precision: str, engines: Sequence[str], peers: Sequence[str]
+    work: str,
+    precision: str,
+    engines: Sequence[str],
+    peers: Sequence[str],
+    offloads: Sequence[str] = (AUTO,),
 ) -> list[Contender]:
     """Those that can be timed at a work in a precision, ours first.
 
-    Into a network one can look only where PyTorch's eager mode runs it.
+    Into a network one can look only where PyTorch's eager mode runs it. offloads: each engine's in
+    turn, where it draws whole pictures.
     """
+    ways = offloads if work in PICTURES else (AUTO,)
     ours = [
-        Contender(engine, precision)
+        Contender(engine, precision, offload=way)
         for engine in engines
         if engine == EAGER or work not in ("overhead", "roofline", "train")
+        for way in ways
     ]
     able = [PEERS[name] for name in peers]
     return [
@@ -174,6 +201,19 @@ def check_engines(names: Sequence[str]) -> None:
             raise RequestError(f"there is no engine {name!r}; choose from {', '.join(ENGINES)}.")
         if reason := engine.missing():
             raise RequestError(f"engine {name} cannot run here: {reason}")
+
+
+def check_offloads(offloads: Sequence[str], engines: Sequence[str], device: str) -> None:
+    """Raise RequestError for an offload that is not known, or that an engine cannot do."""
+    from safelight.engines.placement import resolve_device
+    from safelight.tasks.placing import check_offload
+
+    known = get_args(Offload)
+    for offload in offloads:
+        if offload not in known:
+            raise RequestError(f"there is no offload {offload!r}; choose from {', '.join(known)}.")
+        for engine in engines:
+            check_offload(engine, offload, resolve_device(device))
 
 
 def check_peers(names: Sequence[str], python: str) -> None:

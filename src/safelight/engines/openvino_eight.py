@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safelight.engines.openvino_attention import AttentionRounding, attends_to_itself
 from safelight.engines.openvino_ops import Output, channels_of
 
 LEVELS = 256
@@ -40,11 +41,23 @@ class Rounding:
         return ((scaled.clamp(self.low, self.high) - self.low) / step).round() * step + self.low
 
 
+def with_zero(factors: Tensor, low: float, high: float) -> Rounding:
+    """A rounding of about this range that has zero as one of its levels.
+
+    The runtime moves the levels to where zero is one; if none was, it would round otherwise than
+    what was judged, with more than twice the error. low <= 0 < high.
+    """
+    step = (high - low) / (LEVELS - 1)
+    below = round(-low / step)
+    return Rounding(factors, -below * step, (LEVELS - 1 - below) * step)
+
+
 @dataclass(frozen=True, eq=False)
 class Scales:
-    """The layers of a network that multiply in eight bits, each with its rounding."""
+    """The layers and attentions of a network that multiply in eight bits, and their roundings."""
 
     layers: Mapping[str, Rounding]
+    attention: Mapping[str, AttentionRounding] = field(default_factory=dict)
 
 
 def rounded_weight(weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,18 +78,23 @@ class EightBits:
     scales: Scales
     _rounded: dict[tuple[str, int], Output] = field(default_factory=dict)
 
-    def of(
-        self, build: Any, layer: str, x: Output, weight: Tensor, axis: int
-    ) -> tuple[Output, Output] | None:
+    def of(self, build: Any, layer: str, x: Output, weight: Tensor) -> tuple[Output, Output] | None:
         rounding = self.scales.layers.get(layer)
-        # The runtime has no transposed convolution in eight bits: rounding would only lose.
-        if rounding is None or axis or len(rounding.factors) != weight.shape[1]:
+        if rounding is None or len(rounding.factors) != weight.shape[1]:
             return None
         # Layers that are given the same input, as queries, keys and values are, share its rounding.
         known = (f"{x.get_node().get_name()}:{x.get_index()}", id(rounding))
         if known not in self._rounded:
             self._rounded[known] = _rounded(build, rounding, x, channels_of(x, weight))
         return self._rounded[known], _weight(build, weight, rounding.factors)
+
+    def attention(
+        self, build: Any, layer: str, query: Output, key: Output, value: Output
+    ) -> Output | None:
+        rounding = self.scales.attention.get(layer)
+        if rounding is None or not attends_to_itself(layer, query, key):
+            return None
+        return rounding.built(build, query, key, value)
 
 
 def _rounded(build: Any, rounding: Rounding, x: Output, axis: int) -> Output:

@@ -27,14 +27,17 @@ INNER = "network"  # what a module calls the network that it gives another signa
 class Products(Protocol):
     """How the layers of a graph shall multiply."""
 
-    def of(
-        self, build: Any, layer: str, x: Output, weight: Tensor, axis: int
-    ) -> tuple[Output, Output] | None:
+    def of(self, build: Any, layer: str, x: Output, weight: Tensor) -> tuple[Output, Output] | None:
         """Input and weight as the layer of this name takes them; None for as they are.
 
         build: the graph under construction (`openvino_ops.Builder`).
-        axis: that of the weight's output channels.
         """
+        ...
+
+    def attention(
+        self, build: Any, layer: str, query: Output, key: Output, value: Output
+    ) -> Output | None:
+        """What the attention of this name gives, (B, H, N, d); None for as it is."""
         ...
 
 
@@ -261,16 +264,25 @@ class _Builder:
     def integers(self, *values: int) -> Output:
         return self.known(torch.tensor(values, dtype=torch.int64))
 
-    def product(
-        self, node: fx.Node, x: Output, weight: Tensor, axis: int = 0
-    ) -> tuple[Output, Output]:
+    def told(self, node: fx.Node, x: Output, weight: Tensor) -> tuple[Output, Output] | None:
         source = node.args[1]
         layer = self.layers.get(source) if isinstance(source, fx.Node) else None
-        if self.products is not None and layer is not None:
-            made = self.products.of(self, layer, x, weight, axis)
-            if made is not None:
-                return made
-        return x, self.known(weight)
+        if self.products is None or layer is None:
+            return None
+        return self.products.of(self, layer, x, weight)
+
+    def attended(self, node: fx.Node, query: Output, key: Output, value: Output) -> Output | None:
+        source = node.args[0]
+        if self.products is None or not isinstance(source, fx.Node):
+            return None
+        # Its name is that of the layer that makes its queries, without the last part.
+        while operator_name(source) != "linear" and source.all_input_nodes:
+            source = source.all_input_nodes[0]
+        weight = source.args[1] if len(source.args) > 1 else None
+        layer = self.layers.get(weight) if isinstance(weight, fx.Node) else None
+        if layer is None:
+            return None
+        return self.products.attention(self, layer.rpartition(".")[0], query, key, value)
 
 
 def operator_name(node: fx.Node) -> str:

@@ -2,8 +2,9 @@
 
 Which layers, and how their inputs are rounded, is found once for a model by drawing a few pictures
 with it, and remembered. A layer stays as it is if rounding changes its output by more than `LIMIT`,
-and so do the first and the last convolution, the embeddings and the products of the text, which
-cost little. Adapters put on later are computed with the same rounding of inputs.
+attention of many tokens to each other if by more than `ATTENTION_LIMIT`, and so do the first and
+the last convolution, the embeddings and the products of the text, which cost little. Adapters put
+on later are computed with the same rounding of inputs.
 """
 
 import hashlib
@@ -22,14 +23,16 @@ from safelight.engines.openvino_eight import Scales
 from safelight.engines.openvino_graph import graph_of
 from safelight.engines.openvino_runtime import Compiled, compiled, precision_of, version
 from safelight.engines.openvino_scales_file import kept, remembered
-from safelight.engines.openvino_watching import MARGIN, Watching, by_name, judged
+from safelight.engines.openvino_watching import MARGIN, SHARES, Watching, by_name, judged
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.models.runner import Extra
 from safelight.text.spec import Size
 
 NAME = "openvino-int8"
-LIMIT = 2e-4  # of the power of a layer's output: -37 dB
+FORM = 2  # of what is measured and kept
+LIMIT = 2.5e-3  # of the power of a layer's output: -26 dB
+ATTENTION_LIMIT = 1e-4  # the same of attention, whose error varies far more between pictures
 LEFT = ("conv_in", "conv_out", "embedding", "time_emb_proj", "attn2.to_k", "attn2.to_v")
 # What is drawn: plain things, for the ranges of numbers hardly depend on what a picture shows.
 PROMPTS = (
@@ -83,7 +86,15 @@ def measured(model: Model) -> Scales:
     watcher = _Watcher(model, watching)
     _draw(replace(model, network=replace(model.network, runner=watcher)))
     chosen = [one for one in judged(watching.seen.values()) if one.error <= LIMIT]
-    return Scales(by_name(chosen))
+    attention = {name: one.judged() for name, one in watching.attentions.items()}
+    return Scales(
+        by_name(chosen),
+        {
+            name: rounding
+            for name, (rounding, error) in attention.items()
+            if error <= ATTENTION_LIMIT
+        },
+    )
 
 
 def _wanted(layer: str, weight: Tensor) -> bool:
@@ -158,7 +169,8 @@ def key_of(model: Model) -> str:
     """64 hex digits that are the same only for equal weights, programs and settings."""
     family = model.family
     lines = [
-        f"{version()} {LIMIT} {MARGIN} {LEFT} {PROMPTS} {STEPS} {SCALE} {EVERY}",
+        f"{FORM} {version()} {LIMIT} {ATTENTION_LIMIT} {MARGIN} {SHARES} {LEFT}",
+        f"{PROMPTS} {STEPS} {SCALE} {EVERY}",
         f"{family.native_size} {type(model.process.prediction).__name__}",
         repr(model.network.unet.config),
         *(file.sha256 for file in model.files if file.role in ("model", "unet")),

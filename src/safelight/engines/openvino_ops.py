@@ -40,13 +40,13 @@ class Builder(Protocol):
         """A list of numbers: a shape, an order of axes."""
         ...
 
-    def product(
-        self, node: fx.Node, x: Output, weight: Tensor, axis: int = 0
-    ) -> tuple[Output, Output]:
-        """Input and weight of a layer as its product shall take them, in eight bits or not.
+    def told(self, node: fx.Node, x: Output, weight: Tensor) -> tuple[Output, Output] | None:
+        """Input and weight of a layer if its product shall take them in another way, as in eight
+        bits; None for as they are."""
+        ...
 
-        axis: that of the weight's output channels.
-        """
+    def attended(self, node: fx.Node, query: Output, key: Output, value: Output) -> Output | None:
+        """Plain attention if it shall be computed in another way; None for as it is."""
         ...
 
     def also(self, output: Output) -> None:
@@ -55,6 +55,7 @@ class Builder(Protocol):
 
 
 Translation = Callable[..., Any]
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # rows and columns of a map twice the size
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -70,7 +71,7 @@ def channels_of(x: Output, weight: Tensor) -> int:
 def linear(
     build: Builder, node: fx.Node, x: Output, weight: Tensor, bias: Tensor | None = None
 ) -> Output:
-    x, factor = build.product(node, x, weight)
+    x, factor = build.told(node, x, weight) or (x, build.known(weight))
     y = build.ops.matmul(x, factor, False, True).output(0)
     return y if bias is None else build.ops.add(y, build.known(bias)).output(0)
 
@@ -98,7 +99,7 @@ def conv2d(
     if groups != 1:
         raise Untranslated("a convolution in groups")
     ends = _pair(padding)
-    x, kernel = build.product(node, x, weight)
+    x, kernel = build.told(node, x, weight) or (x, build.known(weight))
     made = build.ops.convolution(x, kernel, _pair(stride), ends, ends, _pair(dilation))
     return _biased(build, made.output(0), bias)
 
@@ -110,10 +111,22 @@ def upsampled_conv2d(
 
     Each place of the large map lies at one of four corners of a place of the small one, and sees
     2 x 2 of those: the sums of the taps that fall on the same one. All four together are a
-    transposed convolution of stride 2. Exact but for rounding, with 4/9 of the products.
+    transposed convolution of stride 2. Exact but for rounding, with 4/9 of the products. The
+    runtime has none in eight bits; then they are four convolutions, whose maps are interleaved.
     """
-    x, kernel = build.product(node, x, phases(weight), axis=1)
-    made = build.ops.convolution_backprop_data(x, kernel, [2, 2], None, [1, 1], [1, 1], [1, 1])
+    kernel = phases(weight)
+    told = [build.told(node, x, part) for part in corners(kernel)]
+    by_corner = [pair for pair in told if pair is not None]
+    if len(by_corner) < len(told):
+        made = build.ops.convolution_backprop_data(
+            x, build.known(kernel), [2, 2], None, [1, 1], [1, 1], [1, 1]
+        )
+        return _biased(build, made.output(0), bias)
+    maps = [
+        build.ops.convolution(x, part, [1, 1], [1 - row, 1 - column], [row, column], [1, 1])
+        for (row, column), (x, part) in zip(CORNERS, by_corner, strict=True)
+    ]
+    made = build.ops.depth_to_space(build.ops.concat(maps, 1), "blocks_first", 2)
     return _biased(build, made.output(0), bias)
 
 
@@ -126,6 +139,13 @@ def phases(weight: Tensor) -> Tensor:
         # 0 from j + 1.
         wide = torch.stack([last, middle + last, first + middle, first], axis)
     return wide.transpose(0, 1).to(weight.dtype).contiguous()
+
+
+def corners(kernel: Tensor) -> list[Tensor]:
+    """What each of the four places of the large map sees of the small one: (I, O, 4, 4) of a
+    transposed convolution -> (O, I, 2, 2) for each of `CORNERS`."""
+    flipped = kernel.transpose(0, 1).flip(2, 3)
+    return [flipped[:, :, row::2, column::2].contiguous() for row, column in CORNERS]
 
 
 def _biased(build: Builder, y: Output, bias: Tensor | None) -> Output:
@@ -185,6 +205,9 @@ def scaled_dot_product_attention(
 ) -> Output:
     if dropout or enable_gqa:
         raise Untranslated("attention with dropout or shared heads")
+    plain = mask is None and scale is None and not causal
+    if plain and (made := build.attended(node, query, key, value)) is not None:
+        return made
     given = [query, key, value]
     if mask is not None or scale is not None:
         given.append(build.known(torch.zeros(())) if mask is None else build.value(mask))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from safelight.engines.openvino_attention import AttentionRounding
 from safelight.engines.openvino_eight import Rounding, Scales
 from safelight.engines.private_note import keep_note, note_of
 
@@ -31,9 +32,12 @@ def kept(key: str, scales: Scales) -> None:
     told = {
         "layers": {name: numbers[id(one)] for name, one in scales.layers.items()},
         "roundings": [
-            {"low": one.low, "high": one.high, "factors": one.factors.tolist()}
-            for one in roundings
+            {"low": one.low, "high": one.high, "factors": one.factors.tolist()} for one in roundings
         ],
+        "attention": {
+            name: [one.query, one.key, one.value, one.weight]
+            for name, one in scales.attention.items()
+        },
     }
     keep_note(FOLDER, key, told, MOST)
 
@@ -53,7 +57,20 @@ def _read(found: Mapping[str, object], network: nn.Module) -> Scales:
             raise TypeError("a layer that multiplies")
         if weight.shape[1] != len(roundings[index].factors):
             raise ValueError("factors for another layer")
-    return Scales({name: roundings[index] for name, index in layers.items()})
+    attention = found["attention"]
+    if not isinstance(attention, dict) or not attention.keys() <= modules.keys():
+        raise TypeError("attention")
+    return Scales(
+        {name: roundings[index] for name, index in layers.items()},
+        {name: _of_attention(one) for name, one in attention.items()},
+    )
+
+
+def _of_attention(found: list[object]) -> AttentionRounding:
+    numbers = [number for number in found if isinstance(number, float)]
+    if len(numbers) != len(found) or not all(0 < number < math.inf for number in numbers):
+        raise ValueError("ranges of attention")
+    return AttentionRounding(*numbers)
 
 
 def _rounding(found: Mapping[str, object]) -> Rounding:

@@ -5,13 +5,15 @@ Shapes: I input channels, O output channels, N tokens, h w of a map.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from safelight.engines.openvino_eight import Rounding, rounded_weight
+from safelight.engines.openvino_attention import SeenAttention, attends_to_itself
+from safelight.engines.openvino_eight import Rounding, rounded_weight, with_zero
 from safelight.engines.openvino_ops import Output, channels_of
 
 TOKENS = 48  # of a layer's input that are kept of a call
@@ -44,7 +46,11 @@ class Seen:
     high: Tensor | None = None
     pieces: list[Tensor] = field(default_factory=list)
 
-    def add(self, low: Tensor, high: Tensor, piece: Tensor, *, keep: bool) -> None:
+    RESULTS = 3
+
+    def add(self, results: Sequence[Tensor], *, keep: bool) -> None:
+        """Take in what one call told: smallest and largest of each channel, and a piece."""
+        low, high, piece = results
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
         if keep:
@@ -60,29 +66,37 @@ class Watching:
 
     wanted: Callable[[str, Tensor], bool]
     seen: dict[str, Seen] = field(default_factory=dict)
+    attentions: dict[str, SeenAttention] = field(default_factory=dict)
+    _order: list[Seen | SeenAttention] = field(default_factory=list)
 
-    def of(self, build: Any, layer: str, x: Output, weight: Tensor, axis: int) -> None:
+    def of(self, build: Any, layer: str, x: Output, weight: Tensor) -> None:
         """Leaves the layer as it is; its input's ranges and a piece of it become results."""
-        if axis or not self.wanted(layer, weight):
+        if not self.wanted(layer, weight):
             return
         key = f"{x.get_node().get_name()}:{x.get_index()}"
         known = self.seen.get(key)
         if known is None:
             channels = channels_of(x, weight)
             known = self.seen[key] = Seen([], channels)
+            self._order.append(known)
             others = [dim for dim in range(len(x.get_shape())) if dim != channels]
             build.also(build.ops.reduce_min(x, build.integers(*others), False).output(0))
             build.also(build.ops.reduce_max(x, build.integers(*others), False).output(0))
             build.also(_piece(build, x, channels))
         known.layers.append(Layer(layer, weight))
 
+    def attention(self, build: Any, layer: str, query: Output, key: Output, value: Output) -> None:
+        """The same for attention."""
+        if layer not in self.attentions and attends_to_itself(layer, query, key):
+            one = self.attentions[layer] = SeenAttention(layer)
+            one.watch(build, query, key, value)
+            self._order.append(one)
+
     def gather(self, results: Sequence[Tensor], *, keep: bool) -> None:
         """Take in what one call told."""
         parts = iter(results)
-        for one, (low, high, piece) in zip(
-            self.seen.values(), zip(parts, parts, parts, strict=True), strict=True
-        ):
-            one.add(low, high, piece, keep=keep)
+        for one in self._order:
+            one.add(list(islice(parts, one.RESULTS)), keep=keep)
 
 
 def _piece(build: Any, x: Output, channels: int) -> Output:
@@ -126,7 +140,7 @@ def _best(seen: Seen) -> Judged:
     found: tuple[float, Rounding] | None = None
     for share in SHARES:
         factors = _factors(seen, share)
-        rounding = Rounding(
+        rounding = with_zero(
             factors,
             MARGIN * min(float((seen.low / factors).min()), 0.0),
             MARGIN * max(float((seen.high / factors).max()), 1e-6),

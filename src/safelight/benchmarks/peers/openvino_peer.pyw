@@ -6,11 +6,17 @@
 The export is made once, in a process of its own: networks traced as Optimum Intel traces them, with
 weights in 16 bits unless fp32 is asked for. Whole pictures are drawn by OpenVINO GenAI's pipeline
 from the same export. Nothing of PyTorch is imported when something is timed.
+
+With "int8" in the task's "how" the U-Net of the export is quantised by NNCF after training, as its
+makers do it for such networks: weights and activations in eight bits, SmoothQuant, no correction of
+biases.
 """
 
 import functools
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,12 +24,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from serving import TRIAL, Work, serve
 
-# Through it OpenVINO tells its makers over the network that it was imported; it can do without
+# Through it OpenVINO and NNCF tell their makers over the network what is done with them; they can
+# do without
 sys.modules["openvino_telemetry"] = None
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 NETWORKS = {"step": ("unet",), "decode": ("vae_decoder",), "encode": ("vae_encoder",)}
 DRAWN = ("picture", "load", "start", "memory")
+# What the ranges of activations are found with: the benchmark's inputs at these times, of latents
+# a piece, because all that is watched lies in memory together
+TIMES = (981, 781, 581, 381, 181)
+SIDE = 32
 
 
 def prepared(task):
@@ -66,6 +77,21 @@ def inputs(task, *names):
     return [np.load(Path(task["inputs"], f"{name}.npy"), allow_pickle=False) for name in names]
 
 
+def asked_of_unet(task):
+    """What the U-Net is given, by the names of its inputs."""
+    import numpy as np
+
+    x, times, context = inputs(task, "latents", "time", "context")
+    given = {
+        "sample": x,
+        "timestep": times.astype(np.int64),
+        "encoder_hidden_states": context,
+    }
+    if Path(task["inputs"], "pooled.npy").exists():
+        given["text_embeds"], given["time_ids"] = inputs(task, "pooled", "sizes")
+    return given
+
+
 def network(task):
     """A call of one network with shapes that are fixed, as a pipeline fixes them."""
     import numpy as np
@@ -73,14 +99,7 @@ def network(task):
 
     (name,) = NETWORKS[task["work"]]
     if name == "unet":
-        x, times, context = inputs(task, "latents", "time", "context")
-        given = {
-            "sample": x,
-            "timestep": times.astype(np.int64),
-            "encoder_hidden_states": context,
-        }
-        if Path(task["inputs"], "pooled.npy").exists():
-            given["text_embeds"], given["time_ids"] = inputs(task, "pooled", "sizes")
+        given = asked_of_unet(task)
     elif name == "vae_decoder":
         given = {"latent_sample": inputs(task, "raw")[0]}
     else:
@@ -164,8 +183,12 @@ def exported(task):
 
         diffusers.utils.logging.set_verbosity_error()
         diffusers.utils.logging.disable_progress_bar()
+        half = task["precision"] != "fp32"
         for part in missing:
-            MAKERS[part](Path(task["model"]), place / part, task["precision"] != "fp32")
+            if part == "unet" and "int8" in task["how"]:
+                quantised(task, place / part, half)
+            else:
+                MAKERS[part](Path(task["model"]), place / part, half)
         if drawn and not index.exists():
             write_pipeline(Path(task["model"]), place)
             index.write_text(Path(task["model"], "model_index.json").read_text("utf-8"), "utf-8")
@@ -188,6 +211,13 @@ def converted(module, example, shapes, names, target, half):
         port.get_tensor().set_names({name})
     for port, name in zip(model.outputs, names, strict=True):
         port.get_tensor().set_names({name})
+    written(model, target, half)
+
+
+def written(model, target, half):
+    """A model in a folder of its own, whole or not at all."""
+    import openvino
+
     target.mkdir(parents=True, exist_ok=True)
     partial = target / "unfinished.xml"
     openvino.save_model(model, partial, compress_to_fp16=half)
@@ -232,6 +262,34 @@ def unet(folder, target, half):
 
     converted(Asked(), example, shapes, ["out_sample"], target, half)
     configured(folder / "unet", target)
+
+
+def quantised(task, target, half):
+    """The U-Net in eight bits, written where the plain one would be."""
+    import nncf
+    import numpy as np
+    import openvino
+
+    plain = target.with_name("unet-plain")
+    told = json.dumps({"model": task["model"], "target": str(plain), "half": half})
+    # in a process of its own: tracing leaves gigabytes of memory behind
+    subprocess.run([sys.executable, __file__, "plain", told], check=True)
+    model = openvino.Core().read_model(plain / "openvino_model.xml")
+    given = asked_of_unet(task)
+    rows = given["timestep"].shape
+    given["sample"] = np.ascontiguousarray(given["sample"][:, :, :SIDE, :SIDE])
+    calls = [given | {"timestep": np.full(rows, time, dtype=np.int64)} for time in TIMES]
+    model = nncf.quantize(
+        model,
+        nncf.Dataset(calls),
+        subset_size=len(calls),
+        model_type=nncf.ModelType.TRANSFORMER,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+    )
+    written(model, target, half)
+    configured(Path(task["model"], "unet"), target)
+    del model  # it reads its weights from the plain file
+    shutil.rmtree(plain)
 
 
 def vae_decoder(folder, target, half):
@@ -342,7 +400,10 @@ def write_pipeline(folder, place):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["start"]:
+    if sys.argv[1:2] == ["plain"]:
+        asked = json.loads(sys.argv[2])
+        unet(Path(asked["model"]), Path(asked["target"]), asked["half"])
+    elif sys.argv[1:2] == ["start"]:
         started(json.loads(sys.argv[2]))
     else:
         serve(prepared)
