@@ -54,8 +54,8 @@ def test_afterwards_the_part_is_in_its_own_type_again_and_replays_alike(
     loaded: list[Model] = []
 
     class Kept(Models):
-        def of(self, request: Request) -> Model:
-            loaded.append(super().of(request))
+        def of(self, request: Request, *, alone: bool = False) -> Model:
+            loaded.append(super().of(request, alone=alone))
             return loaded[-1]
 
     monkeypatch.setattr(drawing, "Models", Kept)

@@ -119,10 +119,11 @@ def test_labels_that_are_too_few_are_refused(evaluator: Evaluator, tmp_path: Pat
     [
         ({"_class_name": "UNet"}, "not an evaluator's config"),
         ({"widths": [8, 15]}, "multiples of groups"),
-        ({"widths": [8, 1 << 40]}, "multiples of groups"),
+        ({"widths": [8, 1 << 40]}, "expected at most 16777216"),
+        ({"widths": [8, 1 << 20]}, "multiples of groups"),
         ({"blocks": [1]}, "one number"),
         ({"image_size": 18}, "multiple of 4"),
-        ({"image_size": 1 << 30}, "at most 1024"),
+        ({"image_size": 1 << 20}, "at most 1024"),
         ({"dropout": 1.5}, "dropout"),
         ({"concepts": [1, 2]}, "list of texts"),
         ({"concepts": ["1F34E"]}, "misshapen: concept_head.bias, concept_head.weight"),
