@@ -137,8 +137,8 @@ def steps(flat: Tensor, largest: float) -> Tensor:
 
     1 for rows of zeros.
     """
-    low, high = torch.aminmax(flat, dim=1)
-    scale = torch.maximum(-low, high) / largest
+    # not `aminmax`, which takes fifteen times as long along a dimension (PyTorch 2.13, CPU)
+    scale = torch.maximum(flat.amax(1), -flat.amin(1)) / largest
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 

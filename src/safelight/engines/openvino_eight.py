@@ -19,6 +19,8 @@ from safelight.engines.openvino_attention import AttentionRounding, attends_to_i
 from safelight.engines.openvino_ops import Output, channels_of
 
 LEVELS = 256
+# weights rounded at a time: whole layers would leave gaps in memory, gigabytes for SD 1.5
+PIECE = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +67,17 @@ def rounded_weight(weight: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
 
     (O, I) or (O, I, k, k), (I,) -> int8 of the same shape, and (O, 1, ...).
     """
-    wide = weight.float() * factors.reshape(1, -1, *[1] * (weight.ndim - 2))
-    others = list(range(1, weight.ndim))
-    step = (wide.abs().amax(others, keepdim=True) / 127).clamp_min(torch.finfo(torch.float32).tiny)
-    return (wide / step).round().clamp(-127, 127).to(torch.int8), step
+    factors = factors.reshape(1, -1, *[1] * (weight.ndim - 2))
+    numbers = torch.empty(weight.shape, dtype=torch.int8)
+    step = torch.empty(len(weight), *[1] * (weight.ndim - 1))
+    rows = max(1, PIECE // max(1, weight[0].numel()))
+    for at in range(0, len(weight), rows):
+        wide = weight[at : at + rows].float() * factors
+        largest = wide.flatten(1).abs().amax(1).reshape(-1, *[1] * (weight.ndim - 1))
+        each = (largest / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        numbers[at : at + rows] = wide.div_(each).round_().clamp_(-127, 127)
+        step[at : at + rows] = each
+    return numbers, step
 
 
 @dataclass(eq=False)
