@@ -125,6 +125,10 @@ class LatentPool:
 # -- made and checked ------------------------------------------------------------------------------
 
 
+# Pixels that are encoded at once, but at least a picture: sixteen of 512 x 512 took 11 GB.
+AT_ONCE = 2**18
+
+
 @torch.no_grad()
 def encoded(
     codec: Codec, images: Tensor, names: Sequence[str], *, choice: Choice = "mode", seed: int = 0
@@ -135,12 +139,18 @@ def encoded(
     the seed and its name, so the same in any company. Raises NonFiniteError for NaN or infinity.
     """
     device = next(codec.autoencoder.parameters()).device
-    posterior = codec.encode(images.to(device, non_blocking=True))
-    latents = posterior.mode()
-    if choice == "sample":
-        shape = tuple(latents.shape[1:])
-        noise = [torch.randn(shape, generator=stream(seed, f"posterior {n}")) for n in names]
-        latents = posterior.sample(torch.stack(noise).to(device))
+    images, rows = images.to(device, non_blocking=True), max(1, AT_ONCE // images[0, 0].numel())
+    found: list[Tensor] = []
+    for at in range(0, len(images), rows):
+        posterior = codec.encode(images[at : at + rows])
+        part = posterior.mode()
+        if choice == "sample":
+            shape = tuple(part.shape[1:])
+            streams = [stream(seed, f"posterior {n}") for n in names[at : at + rows]]
+            noise = [torch.randn(shape, generator=one) for one in streams]
+            part = posterior.sample(torch.stack(noise).to(device))
+        found.append(part)
+    latents = torch.cat(found)
     if not latents.isfinite().all():
         raise NonFiniteError(
             "the autoencoder makes NaN of these pictures; load it in float32 or bfloat16."
