@@ -7,7 +7,7 @@ all of them. A tensor among the arguments is known when the graph is built: a we
 Shapes: B batch, C channels, h w height and width, N tokens, d width of a head.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -115,13 +115,14 @@ def upsampled_conv2d(
     runtime has none in eight bits; then they are four convolutions, whose maps are interleaved.
     """
     kernel = phases(weight)
-    told = [build.told(node, x, part) for part in corners(kernel)]
-    by_corner = [pair for pair in told if pair is not None]
-    if len(by_corner) < len(told):
-        made = build.ops.convolution_backprop_data(
-            x, build.known(kernel), [2, 2], None, [1, 1], [1, 1], [1, 1]
-        )
-        return _biased(build, made.output(0), bias)
+    by_corner = []
+    for part in corners(kernel):
+        if (pair := build.told(node, x, part)) is None:
+            made = build.ops.convolution_backprop_data(
+                x, build.known(kernel), [2, 2], None, [1, 1], [1, 1], [1, 1]
+            )
+            return _biased(build, made.output(0), bias)
+        by_corner.append(pair)
     maps = [
         build.ops.convolution(x, part, [1, 1], [1 - row, 1 - column], [row, column], [1, 1])
         for (row, column), (x, part) in zip(CORNERS, by_corner, strict=True)
@@ -132,20 +133,22 @@ def upsampled_conv2d(
 
 def phases(weight: Tensor) -> Tensor:
     """A kernel (O, I, 3, 3) after a doubling, as one (I, O, 4, 4) of a transposed convolution."""
-    wide = weight.float()
-    for axis in (2, 3):
-        first, middle, last = wide.unbind(axis)
-        # Place 2j of the large map takes entry 1 from j and 3 from j - 1; 2j + 1 takes 2 from j and
-        # 0 from j + 1.
-        wide = torch.stack([last, middle + last, first + middle, first], axis)
-    return wide.transpose(0, 1).to(weight.dtype).contiguous()
+    # Place 2j of the large map takes entry 1 from j and 3 from j - 1; 2j + 1 takes 2 from j and
+    # 0 from j + 1. So an entry is the sum of these taps:
+    taps = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    both = torch.einsum("ar,bc->abrc", taps, taps).reshape(16, 9)
+    turned = weight.transpose(0, 1)
+    made = turned.reshape(-1, 9).float() @ both.t()
+    return made.to(weight.dtype).view(*turned.shape[:2], 4, 4)
 
 
-def corners(kernel: Tensor) -> list[Tensor]:
+def corners(kernel: Tensor) -> Iterator[Tensor]:
     """What each of the four places of the large map sees of the small one: (I, O, 4, 4) of a
-    transposed convolution -> (O, I, 2, 2) for each of `CORNERS`."""
-    flipped = kernel.transpose(0, 1).flip(2, 3)
-    return [flipped[:, :, row::2, column::2].contiguous() for row, column in CORNERS]
+    transposed convolution -> (O, I, 2, 2) for each of `CORNERS`, one after the other."""
+    flipped = kernel.transpose(0, 1)
+    for row, column in CORNERS:
+        # backwards from the last entry of that parity
+        yield flipped[:, :, 1 - row :: 2, 1 - column :: 2].flip(2, 3).contiguous()
 
 
 def _biased(build: Builder, y: Output, bias: Tensor | None) -> Output:
