@@ -1,7 +1,9 @@
 """A trace that was kept is the trace that is made, and serves only the network it was made of."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,18 @@ def examples(height: int = 6) -> dict[str, Tensor]:
         "time": torch.tensor([999.0, 400.25]),
         "context": random(2, 7, 12, seed=2),
     }
+
+
+@cache
+def told_once() -> tuple[dict[str, Any], ...]:
+    told = encoded(traced(unet(), examples()).graph)
+    assert told is not None
+    return tuple(told)
+
+
+def told_nodes() -> list[dict[str, Any]]:
+    """The nodes of a trace as they are kept, to be changed at will."""
+    return deepcopy(list(told_once()))
 
 
 def computed(trace: Trace, network: nn.Module, given: Mapping[str, Tensor]) -> Tensor:
@@ -91,6 +105,7 @@ def test_every_node_is_what_it_was() -> None:
             assert old.meta["val"].dtype == new.meta["val"].dtype
 
 
+@pytest.mark.slow
 def test_other_shapes_types_and_structures_are_traced_anew(own_cache: Path) -> None:
     trace_of(unet(), examples())
     trace_of(unet(), examples(8))
@@ -101,6 +116,7 @@ def test_other_shapes_types_and_structures_are_traced_anew(own_cache: Path) -> N
     assert len(notes(own_cache)) == 4
 
 
+@pytest.mark.slow
 def test_a_damaged_or_foreign_note_is_made_anew(own_cache: Path) -> None:
     network, given = unet(), examples()
     trace_of(network, given)
@@ -126,8 +142,7 @@ def test_a_damaged_or_foreign_note_is_made_anew(own_cache: Path) -> None:
     ],
 )
 def test_a_note_names_nothing_but_arithmetic(target: str) -> None:
-    told = encoded(traced(unet(), examples()).graph)
-    assert told is not None
+    told = told_nodes()
     node = next(one for one in told if one["op"] == "call_function")
     assert decoded(told) is not None
     node["target"] = target
@@ -148,8 +163,7 @@ def test_a_note_names_nothing_but_arithmetic(target: str) -> None:
     ],
 )
 def test_a_note_that_is_no_trace_counts_as_none(change: dict[str, object]) -> None:
-    told = encoded(traced(unet(), examples()).graph)
-    assert told is not None
+    told = told_nodes()
     next(one for one in told if one["op"] == "call_function").update(change)
     assert decoded(told) is None
 
@@ -159,6 +173,7 @@ def test_what_is_no_list_of_nodes_counts_as_none(nodes: object) -> None:
     assert decoded(nodes) is None
 
 
+@pytest.mark.slow
 def test_a_network_with_settings_that_cannot_be_told_is_traced_each_time(own_cache: Path) -> None:
     network = unet()
     network.more = object()  # type: ignore[assignment]

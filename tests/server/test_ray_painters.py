@@ -32,7 +32,7 @@ from server_fake import FakePainter, picture_of, run, settings
 from server_http import client_of
 from server_replicas import House, ThreadLine, housed
 
-pytestmark = pytest.mark.usefixtures("plain_model")
+pytestmark = [pytest.mark.usefixtures("plain_model"), pytest.mark.slow]
 
 ANN, BOB = Owner("ann"), Owner("bob")
 

@@ -34,6 +34,8 @@ from sd_backend_client.api.webui.diffusion_request_body import DiffusionRequestB
 from sd_backend_client.api.webui.response_formats import GenerationInfoData
 from sd_backend_client.errors import AuthError, SDBackendError, ServerError
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"prompt": "an apple", "steps": 3, "width": 64, "height": 64}
 
 
