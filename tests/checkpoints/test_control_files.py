@@ -333,7 +333,7 @@ def test_a_quantised_or_poisoned_file_is_refused(tmp_path: Path) -> None:
         ({"_class_name": "SparseControlNetModel"}, "is of SparseControlNetModel; expected"),
         ({"controlnet_conditioning_channel_order": "gbr"}, "order is gbr; expected rgb or bgr"),
         ({"conditioning_embedding_out_channels": []}, "cannot read 3 channels"),
-        ({"conditioning_embedding_out_channels": [4] * 99}, "cannot read 3 channels"),
+        ({"conditioning_embedding_out_channels": [4] * 99}, "expected at most 16 numbers"),
         ({"act_fn": "gelu"}, "act_fn"),
         ({"encoder_hid_dim": 5}, "encoder_hid_dim"),
     ],
