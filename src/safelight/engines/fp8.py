@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from safelight.engines.narrow_layers import NarrowSink, layers, place_of, taken
 from safelight.engines.narrow_weight import NarrowWeight, along, steps
@@ -37,7 +36,7 @@ class Fp8Weight(NarrowWeight):
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """The product in eight bits, but where a gradient is wanted or a side does not fit."""
         if not _fits(x, self):
-            return F.linear(x, self.in_full(), bias)
+            return super().linear(x, bias)
         numbers, scale = as_fp8(x.reshape(-1, x.shape[-1]))
         y: Tensor = torch._scaled_mm(
             numbers,
@@ -48,16 +47,6 @@ class Fp8Weight(NarrowWeight):
         )
         y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias
-
-    def conv2d(
-        self,
-        x: Tensor,
-        bias: Tensor | None = None,
-        stride: tuple[int, ...] = (1, 1),
-        padding: tuple[int, ...] = (0, 0),
-    ) -> Tensor:
-        """The convolution with the weight in full."""
-        return F.conv2d(x, self.in_full(), bias, stride, padding)
 
 
 def narrowed(weight: Tensor) -> Fp8Weight:

@@ -19,9 +19,9 @@ class NarrowWeight(Tensor):
     """weight[o] = scale[o] * numbers[o].
 
     It says that it has the type `dtype`, in which its layer computes. Products and convolutions are
-    done as its class says (`linear`, `conv2d`). Another type leaves the numbers as they are. Any
-    other operation is done with the weight in full, and gives a plain tensor; so adapters fold into
-    it as if nothing were the matter.
+    done with the weight in full, unless its class has a better way (`linear`, `conv2d`). Another
+    type leaves the numbers as they are. Any other operation is done with the weight in full, and
+    gives a plain tensor; so adapters fold into it as if nothing were the matter.
     """
 
     scale: Tensor  # (n,) float32, positive
@@ -69,8 +69,8 @@ class NarrowWeight(Tensor):
         return type(self)(numbers.to(where), self.scale.to(where), dtype)
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (..., in features) -> (..., n)."""
-        raise NotImplementedError
+        """x (..., in features) -> (..., n): the product with the weight in full."""
+        return F.linear(x, self.in_full(), bias)
 
     def conv2d(
         self,
@@ -79,8 +79,8 @@ class NarrowWeight(Tensor):
         stride: tuple[int, ...] = (1, 1),
         padding: tuple[int, ...] = (0, 0),
     ) -> Tensor:
-        """x (B, C, h, w) -> (B, n, ...)."""
-        raise NotImplementedError
+        """x (B, C, h, w) -> (B, n, ...): the convolution with the weight in full."""
+        return F.conv2d(x, self.in_full(), bias, stride, padding)
 
     def __repr__(self, **_: object) -> str:  # type: ignore[override]
         return f"{type(self).__name__}({list(self._stored.shape)})"

@@ -24,8 +24,8 @@ FORMAT = 1
 class Trace:
     """The operators, in order; every node says in `meta["val"]` what it gives (shape and type).
 
-    weights: which placeholders are weights, by the names that the network has for them.
-    constants: which placeholders are numbers that are known.
+    weights: which inputs of the graph are weights, by the names that the network has for them.
+    constants: which of them are numbers that are known.
     """
 
     graph: fx.Graph
@@ -56,6 +56,7 @@ def trace_of(network: nn.Module, examples: Mapping[str, Tensor]) -> Trace:
 @torch.no_grad()
 def traced(network: nn.Module, examples: Mapping[str, Tensor]) -> Trace:
     """A new trace."""
+    # not strict: the modules' own Python is run on tensors without numbers, not read as bytecode
     program = torch.export.export(network, tuple(examples.values()), strict=False)
     told = program.graph_signature
     constants = {

@@ -81,4 +81,5 @@ def source_of(address: str) -> str:
         return str(found)
     if found.ipv4_mapped is not None:
         return str(found.ipv4_mapped)
+    # not strict: the host's own bits are cut off, not complained of
     return str(ipaddress.ip_network((found, 64), strict=False))
