@@ -14,6 +14,7 @@ from torch import Tensor
 
 from safelight.condition import Condition, expand
 from safelight.errors import RequestError
+from safelight.models import lanes
 from safelight.models.attention import Attention, ImageTokens, Nudge, Observer, Reference
 from safelight.models.control_networks import (
     ControlNetwork,
@@ -57,7 +58,7 @@ class Backbone:
 
     def __call__(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """x (B, C, h, w), time (B,) or one for all -> (B, C, h, w)."""
-        return self._ask(self.runner or self.unet, x, time, condition).float()
+        return self._ask(self.runner or self._modules, x, time, condition).float()
 
     def with_attention(
         self, x: Tensor, time: Tensor, condition: Condition
@@ -199,6 +200,12 @@ class Backbone:
         if self.runner is not None:
             check_extras(self.runner.name, self.runner.extras, list(extras_asked(told)))
         return network(x.to(dtype), time, condition.context.to(dtype), vector, **told)
+
+    def _modules(self, x: Tensor, *given: Tensor | None, **told: object) -> Tensor:
+        """The U-Net's own answer, in halves beside each other where that is sooner."""
+        if lanes.serve(self.unet, x, told):
+            return lanes.called(self.unet, x, *given)
+        return self.unet(x, *given, **told)
 
     def _merging(self, condition: Condition, residuals: Residuals | None) -> Merging:
         """How tokens are merged. Raises RequestError beside what needs all of them."""
