@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from safelight.models import cpu_attention
 from safelight.models.layers import Linear
+from safelight.models.text_states import KeptText
 
 FEW_KEYS = 256  # up to here attention on a CPU learns faster in float32 than in bfloat16
 
@@ -167,15 +168,20 @@ class Attention(nn.Module):
         observer: Observer | None = None,
         reference: Reference | None = None,
         nudges: Sequence[Nudge] = (),
+        texts: KeptText | None = None,
     ) -> Tensor:
         """(B, N, C) attending to `context` (B, M, D), or to itself -> (B, N, C).
 
+        texts: what is kept of this context, if anything is.
         size: h, w of the map whose pixels the N tokens are, for masks and observers; None: N, 1.
         """
         source = x if context is None else context
         query = self.to_q(self._nudged("to_q", x, nudges))
-        key = self.to_k(self._nudged("to_k", source, nudges))
-        value = self.to_v(self._nudged("to_v", source, nudges))
+        if texts is not None and not nudges:
+            key, value = texts.through(self.to_k, source), texts.through(self.to_v, source)
+        else:
+            key = self.to_k(self._nudged("to_k", source, nudges))
+            value = self.to_v(self._nudged("to_v", source, nudges))
         size = size or (x.shape[1], 1)
         cross = context is not None
         if observer is not None and observer.wants(self.module, cross):

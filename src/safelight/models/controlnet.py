@@ -203,7 +203,8 @@ class ControlNet(UNetEncoder):
         total = self.embedding(x, time, vector, level)
         if self.control.union is not None:
             total = total + self.control_add_embedding(self._flags(self.control.union, types, x))
-        told = Told(F.silu(total), context.to(self.dtype), (), checkpointing)
+        context = context.to(self.dtype)
+        told = Told(F.silu(total), context, (), checkpointing, texts=self.kept_of(context))
         first = self.conv_in(x)
         y, skips = self.down(first + seen[0].to(first.dtype), told)
         if self.mid_block is not None:

@@ -79,6 +79,7 @@ def with_deep(
         references,
         added.nudges,
         merging,
+        unet.kept_of(context),
     )
     x, last = unet.conv_in(x), len(unet.up_blocks) - 1
     if deep is None:

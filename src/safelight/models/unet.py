@@ -23,6 +23,7 @@ from safelight.models.layers import (
     guidance_embedding,
     timestep_embedding,
 )
+from safelight.models.text_states import KeepsTexts
 from safelight.models.token_merging import Merging
 from safelight.models.unet_blocks import (
     NO_REFERENCES,
@@ -135,7 +136,7 @@ class Residuals(NamedTuple):
     nudges: tuple[Nudge, ...] = ()
 
 
-class UNetEncoder(nn.Module):
+class UNetEncoder(nn.Module, KeepsTexts):
     """The half of a U-Net that it shares with its control networks: in, down and the middle.
 
     Built under `torch.device("meta")` it costs no memory and no random numbers; assign the weights.
@@ -266,7 +267,15 @@ class UNet(UNetEncoder):
         embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
         added = residuals or Residuals()
         told = Told(
-            embedding, context, images, checkpointing, observer, references, added.nudges, merging
+            embedding,
+            context,
+            images,
+            checkpointing,
+            observer,
+            references,
+            added.nudges,
+            merging,
+            self.kept_of(context),
         )
         x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         if self.mid_block is not None:
@@ -302,7 +311,15 @@ class UNet(UNetEncoder):
         embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
         added = residuals or Residuals()
         told = Told(
-            embedding, context, images, checkpointing, observer, references, added.nudges, merging
+            embedding,
+            context,
+            images,
+            checkpointing,
+            observer,
+            references,
+            added.nudges,
+            merging,
+            self.kept_of(context),
         )
         x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         assert not chosen_in(identity_attention, "mid_block", self.mid_block)

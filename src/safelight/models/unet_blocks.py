@@ -24,6 +24,7 @@ from safelight.models.layers import (
     ResBlock,
     Upsample,
 )
+from safelight.models.text_states import KeptText
 from safelight.models.token_merging import Joined, Merging, joined
 
 NO_REFERENCES: Mapping[str, Reference] = MappingProxyType({})
@@ -40,6 +41,7 @@ class Told(NamedTuple):
     references: Mapping[str, Reference] = NO_REFERENCES  # by the name of the self-attention
     nudges: Sequence[Nudge] = ()
     merging: Merging | None = None  # of tokens, before attention
+    texts: KeptText | None = None  # what attention made of the context in an earlier pass
 
     def at(self, level: int) -> "Told":
         """What the blocks of one level are told, the finest being 0."""
@@ -143,6 +145,7 @@ class TransformerBlock(nn.Module):
             size=size,
             observer=told.observer,
             nudges=told.nudges,
+            texts=told.texts,
         )
         x = x + (seen if alike is None else alike.split(seen, "cross"))
         y = self.norm3(x)

@@ -13,6 +13,7 @@ from safelight.diffusion.reuse import Savings
 from safelight.engines.sentinel import Sentinel
 from safelight.model import Model
 from safelight.models.autoencoder import Codec
+from safelight.models.text_states import texts_kept
 from safelight.models.tiling import Bands
 from safelight.tasks.aids import NO_AIDS, Aids
 from safelight.tasks.plan import Plan, plan
@@ -81,10 +82,12 @@ def painted(
     aids: Aids = NO_AIDS,
 ) -> Pass:
     """The latents of pictures that differ in nothing but their seeds, from what `stage` holds."""
+    models = [model] if aids.refiner is None else [model, aids.refiner]
     with (
         aids.outfit.on(model) as dressed,
         ends_joined(model, requests[0], aids),
         aids.attached(model.network.unet),
+        texts_kept([one.network.unet for one in models] + [*aids.networks.values()]),
     ):
         drawing = plan(dressed.model, requests, sentinel, stage, aids, tally.savings)
         drawing = replace(drawing, denoise=dressed.turned(drawing.denoise))
