@@ -270,6 +270,7 @@ def served(args: argparse.Namespace, folder: Path) -> Iterator[Server]:
     """A server of a process of its own, as long as it is entered."""
     command = [sys.executable, "-m", "safelight", "serve", "--port", "0", "--out", str(folder)]
     command += ["--batch", str(args.batch), "--model", args.model]
+    command += ["--preview-every", str(args.preview_every)]
     for models in args.models:
         command += ["--models", str(models)]
     with (folder.parent / "server.log").open("w") as log:
@@ -312,6 +313,7 @@ def asked_for(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alone", type=int, default=12, help="pictures of one client alone")
     parser.add_argument("--steps", type=int, help="of each picture [the model's own]")
     parser.add_argument("--batch", type=int, default=8, help="of the server")
+    parser.add_argument("--preview-every", type=int, default=0, help="nobody here asks for any")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--models", type=Path, action="append", default=[], help="folder of them")
     parser.add_argument("--leaving", type=int, help="so many clients, every second hangs up")

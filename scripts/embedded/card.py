@@ -19,7 +19,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
-from companion_sections import edges, speed
+from companion_sections import edges, speed, tiny
 from pack import TARGET, check_sizes
 from PIL import Image
 from records import RECIPES, Run, run_of
@@ -59,6 +59,7 @@ def card(records: Records) -> str:
         scores(records),
         edges(records, model),
         speed(records, model),
+        tiny(records, model),
         limits(records, model),
         data(records),
         training(records),

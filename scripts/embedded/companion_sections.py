@@ -1,12 +1,13 @@
 """The sections of the embedded model's card on what goes with it: made of records, as the others.
 
-What was measured is a folder that edges.py or few_steps.py wrote, of the very files that ship.
+What was measured is a folder that edges.py, few_steps.py or tiny_decoder.py wrote, of the very
+files that ship.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from companions import edges_of
+from companions import check_tiny, edges_of
 from pack import SUMS
 from records import Run
 from sections import Records, sums_of
@@ -15,7 +16,7 @@ from safelight.checkpoints.adapter_load import load_adapter
 from safelight.checkpoints.control_about import making_of
 from safelight.checkpoints.folders import read_json
 from safelight.cli.train_display import duration
-from safelight.embedded.carried import COMPANIONS, EDGES, SPEED
+from safelight.embedded.carried import COMPANIONS, EDGES, SPEED, TINY
 from safelight.errors import CheckpointError, FileError
 from safelight.model import Model
 from safelight.printable import shown
@@ -80,12 +81,38 @@ def speed(records: Records, model: Model) -> list[str]:
     ]
 
 
+def tiny(records: Records, model: Model) -> list[str]:
+    """What the tiny decoder is, how it learned, and how near it comes; nothing without one."""
+    path = records.folder / COMPANIONS[TINY]
+    if not path.is_file():
+        return []
+    coder = check_tiny(model, path).autoencoder
+    count = sum(weight.numel() for weight in coder.parameters())
+    return [
+        "## Showing latents quickly",
+        "",
+        f"`--vae {TINY}` draws with a tiny decoder of {count:,} weights in "
+        f"{_megabytes(records, path)}, in the shape of TAESD (Ollin Boer Bohan, MIT; its code and "
+        "weights are not used). The server shows previews with it. It has no encoder: a picture "
+        "to start from needs the model's own autoencoder. Its weights are under Apache-2.0, as "
+        "the others are.",
+        "",
+        "```",
+        f'safelight generate "a red apple" --vae {TINY}',
+        "```",
+        "",
+        *trained(records, "tiny_decoder", "what the model's own decoder makes of"),
+        "",
+        *measured_by(records, TINY, f"tiny_decoder.py --cutouts data/emoji-pairs --vae {TINY}"),
+    ]
+
+
 def run_by_recipe(records: Records, recipe: str) -> Run | None:
     """The run of a recipe that the records tell of; None if they tell of none."""
     return next((r for r in records.runs.values() if r.config.get("recipe") == recipe), None)
 
 
-def trained(records: Records, recipe: str) -> list[str]:
+def trained(records: Records, recipe: str, what: str = "from") -> list[str]:
     """One sentence on a companion's training."""
     run = run_by_recipe(records, recipe)
     if run is None:
@@ -97,7 +124,7 @@ def trained(records: Records, recipe: str) -> list[str]:
     planned = int(str(run.config["training.steps"]))
     done = f"{run.steps:,} steps" if run.steps == planned else f"{run.steps:,} of {planned:,} steps"
     return [
-        f"It learned from {scenes}, the model staying as it is: {done} of "
+        f"It learned {what} {scenes}, the model staying as it is: {done} of "
         f"{run.config['training.batch_size']} scenes{time}{where}. The command stands among the "
         "others."
     ]

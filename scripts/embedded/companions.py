@@ -1,4 +1,4 @@
-"""What goes with the embedded model into the package: its ControlNet for edges, its LoRA."""
+"""What goes with the embedded model into the package: ControlNet, LoRA and tiny decoder."""
 
 from pathlib import Path
 
@@ -8,21 +8,31 @@ from safelight.checkpoints.adapter_load import load_adapter
 from safelight.checkpoints.control_about import making_of, write_making
 from safelight.checkpoints.control_load import check_fits, load_control
 from safelight.checkpoints.control_save import save_control
-from safelight.embedded.carried import COMPANIONS, EDGES, SPEED
+from safelight.checkpoints.load import load_autoencoder
+from safelight.embedded.carried import COMPANIONS, EDGES, SPEED, TINY
 from safelight.errors import CheckpointError
 from safelight.model import Model
+from safelight.models.autoencoder import Codec
 from safelight.models.controlnet import ControlNet
+from safelight.models.taesd import TinyAutoencoder
 from safelight.printable import shown
 from safelight.writing import make_folder, write_whole
 
 
 def write_companions(
-    model: Model, folder: Path, *, edges: Path | None = None, speed: Path | None = None
+    model: Model,
+    folder: Path,
+    *,
+    edges: Path | None = None,
+    speed: Path | None = None,
+    tiny: Path | None = None,
 ) -> None:
     """Write into the model's folder what goes with it, under the names that recipes keep.
 
     edges: a folder that the recipe controlnet wrote; it is kept in 16 bits. speed: a LoRA's file,
-    kept as it is. Raises CheckpointError if one does not fit the model or is something else.
+    tiny: that of a tiny decoder; both are kept as they are.
+
+    Raises CheckpointError if one does not fit the model or is something else.
     """
     if edges is not None:
         write_edges(model, edges, folder / COMPANIONS[EDGES])
@@ -30,8 +40,32 @@ def write_companions(
         found = load_adapter(speed, model)
         if found.unmatched:
             raise CheckpointError(f"{found.summary}; what ships must match whole")
-        make_folder((folder / COMPANIONS[SPEED]).parent)
-        write_whole(folder / COMPANIONS[SPEED], speed.read_bytes())
+        _copied(speed, folder / COMPANIONS[SPEED])
+    if tiny is not None:
+        check_tiny(model, tiny)
+        _copied(tiny, folder / COMPANIONS[TINY])
+
+
+def check_tiny(model: Model, path: Path) -> Codec:
+    """The tiny decoder of a file, in float32.
+
+    Raises CheckpointError if it is none, or shows latents of another kind than the model's.
+    """
+    codec = load_autoencoder(path, dtype=torch.float32, family=model.family)
+    coder = codec.autoencoder
+    if not isinstance(coder, TinyAutoencoder) or coder.config.encodes:
+        raise CheckpointError(f"{shown(path)} is no tiny decoder")
+    if codec.factor != model.codec.factor:
+        raise CheckpointError(
+            f"{shown(path)} shows latents of 1/{codec.factor} the size; the model's are of "
+            f"1/{model.codec.factor}"
+        )
+    return codec
+
+
+def _copied(source: Path, target: Path) -> None:
+    make_folder(target.parent)
+    write_whole(target, source.read_bytes())
 
 
 def write_edges(model: Model, source: Path, target: Path) -> None:

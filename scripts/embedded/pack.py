@@ -7,9 +7,9 @@
 
 Writes src/safelight/embedded/emoji: U-Net, text tower, autoencoder and tokenizer of the diffusion
 model, the vision tower of CLIP, the evaluator, and what goes with the model if it is given: a
-ControlNet for edges and a LoRA for few steps. All in 16 bits, with SHA256SUMS beside. The same
-sources give the same bytes. What was written is read again, compared with the sources weight by
-weight, and drawn with, before it takes the place of what is there.
+ControlNet for edges, a LoRA for few steps and a tiny decoder. All in 16 bits, with SHA256SUMS
+beside. The same sources give the same bytes. What was written is read again, compared with the
+sources weight by weight, and drawn with, before it takes the place of what is there.
 """
 
 import argparse
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 TARGET = Path(__file__).resolve().parents[2] / "src/safelight/embedded/emoji"
 SUMS = "SHA256SUMS"
-FILE_LIMIT, LIMIT = 16_000_000, 64_000_000  # bytes of one file, and of all
+FILE_LIMIT, LIMIT = 16_000_000, 64_000_000  # bytes of one file, and of all weights
+WEIGHTS = {".safetensors"}
 SHARD = 15_000_000  # bytes of a file of weights; room is left for what hosts count otherwise
 PROMPTS = ("a red apple on a blue background", "two cats, flat style")
 MAKING = ("encoder.", "quant_conv.")  # the weights of an autoencoder that make latents
@@ -65,6 +66,7 @@ class Source:
     decoder: Path | None = None  # of an autoencoder whose decoder alone learned on
     edges: Path | None = None  # a ControlNet for edges
     speed: Path | None = None  # a LoRA's file
+    tiny: Path | None = None  # a tiny decoder's file
 
 
 def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
@@ -86,7 +88,7 @@ def pack(source: Source, target: Path, *, replace: bool = False) -> list[Path]:
         tell_scale(source.clip, folder)
         judge = load_evaluator(source.evaluator)
         write_evaluator(folder / "evaluator", judge.evaluator, judge.labels, dtype=torch.float16)
-        write_companions(model, folder, edges=source.edges, speed=source.speed)
+        write_companions(model, folder, edges=source.edges, speed=source.speed, tiny=source.tiny)
         write_text(folder / SUMS, sums(folder))
         check_sizes(folder)
         check_weights(model, vision, judge.evaluator, folder, source.edges)
@@ -141,13 +143,15 @@ def check_towers(model: Model, clip: Path) -> None:
 
 
 def check_sizes(folder: Path) -> None:
-    """Raise OutputError if a file, or all of them, are larger than a repository should hold."""
+    """Raise OutputError if a file, or all weights, are larger than a repository should hold."""
     sizes = {path: path.stat().st_size for path in _files(folder)}
     for path, size in sizes.items():
         if size >= FILE_LIMIT:
             raise OutputError(f"{shown(path.name)} has {size} bytes; a file may have {FILE_LIMIT}")
-    if (total := sum(sizes.values())) >= LIMIT:
-        raise OutputError(f"the model has {total} bytes, and may have {LIMIT}; train a smaller one")
+    if (total := sum(size for path, size in sizes.items() if path.suffix in WEIGHTS)) >= LIMIT:
+        raise OutputError(
+            f"the model's weights have {total} bytes, and may have {LIMIT}; train a smaller one"
+        )
 
 
 def check_weights(
@@ -250,6 +254,7 @@ def main() -> int:
     parser.add_argument("--decoder", type=Path, help="an autoencoder whose decoder learned on")
     parser.add_argument("--edges", type=Path, help="a ControlNet that follows Canny's edges")
     parser.add_argument("--speed", type=Path, help="the file of a LoRA for few steps")
+    parser.add_argument("--tiny", type=Path, help="the file of a tiny decoder")
     parser.add_argument("--to", type=Path, default=TARGET, help=f"[{TARGET}]")
     parser.add_argument("--replace", action="store_true", help="put it in the place of another")
     given = parser.parse_args()
@@ -262,6 +267,7 @@ def main() -> int:
                 given.decoder,
                 given.edges,
                 given.speed,
+                given.tiny,
             ),
             given.to,
             replace=given.replace,
@@ -273,7 +279,8 @@ def main() -> int:
         print(f"{path.stat().st_size:>9}  {path.relative_to(given.to).as_posix()}")
     print(f"{_size(fresh):>9}  new to the repository's history")
     print(
-        f"{_size(_files(given.to)):>9}  in all, of {LIMIT}; its card is yet to be written: card.py"
+        f"{_size(path for path in _files(given.to) if path.suffix in WEIGHTS):>9}  of weights in "
+        f"all, of {LIMIT}; its card is yet to be written: card.py"
     )
     return 0
 

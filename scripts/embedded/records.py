@@ -19,7 +19,7 @@ RESULT = "result.json"
 # Where things lie on the machine that trained is nobody's business, and changes no number.
 _PLACES = {"folder", "device", "data.path", "data.workers", "model.autoencoder", "model.text"}
 _PLACES |= {"loss.image_encoder", "loss.teacher", "cache.folder", "export.folder"}
-_PLACES |= {"model.checkpoint"}
+_PLACES |= {"model.checkpoint", "decoder.teacher"}
 
 
 @dataclass(frozen=True)

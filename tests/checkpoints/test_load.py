@@ -520,13 +520,51 @@ def test_tiny_autoencoders_load_from_all_their_files(
     assert distance(codec.decode(latents), theirs.decode(latents).sample) <= 1e-4
 
 
-def test_half_a_tiny_autoencoder_is_refused(tmp_path: Path) -> None:
+def test_a_tiny_encoder_alone_is_refused(tmp_path: Path) -> None:
     save_file(
-        {"1.weight": torch.ones(64, 4, 3, 3), "3.conv.0.weight": torch.ones(64, 64, 3, 3)},
-        tmp_path / "taesd_decoder.safetensors",
+        {"0.weight": torch.ones(64, 3, 3, 3), "1.conv.0.weight": torch.ones(64, 64, 3, 3)},
+        tmp_path / "taesd_encoder.safetensors",
     )
-    with pytest.raises(CheckpointError, match="its encoder is needed too"):
-        load_autoencoder(tmp_path / "taesd_decoder.safetensors")
+    with pytest.raises(CheckpointError, match="its decoder is needed too"):
+        load_autoencoder(tmp_path / "taesd_encoder.safetensors")
+
+
+@torch.no_grad()
+def test_a_tiny_decoder_alone_shows_latents_and_makes_none(on_disk: Get, tmp_path: Path) -> None:
+    """In the names it is published in, with a shape of its own."""
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+    theirs = randomised(
+        AutoencoderTiny(
+            encoder_block_out_channels=(8,) * 4,
+            decoder_block_out_channels=(8,) * 4,
+            num_encoder_blocks=(1, 2, 1, 3),
+            num_decoder_blocks=(3, 1, 2, 1),
+        )
+    )
+    path = tmp_path / "own.safetensors"
+    numbered = {
+        f"{int(number) + 1}.{rest}": tensor
+        for name, tensor in theirs.decoder.state_dict().items()
+        for number, _, rest in [name.removeprefix("layers.").partition(".")]
+    }
+    save_file(numbered, path)
+    model = load(on_disk("sd15").single, vae=path)
+    latents = random(1, 4, 4, 4)
+    assert distance(model.codec.decode(latents), theirs.decode(latents).sample) <= 1e-4
+    assert [file.path for file in model.files if file.role == "vae"] == [path]
+    with pytest.raises(RequestError, match="a decoder alone"):
+        model.codec.encode(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(RequestError, match="half an autoencoder"):
+        save(model, tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()
+
+
+def test_a_tiny_decoder_that_lost_layers_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    save_file({"1.weight": torch.ones(8, 4, 3, 3), "3.conv.0.weight": torch.ones(8, 8, 3, 3)}, path)
+    with pytest.raises(CheckpointError, match=r"own\.safetensors.*some layers are lost"):
+        load_autoencoder(path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "open_clip"])

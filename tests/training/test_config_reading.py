@@ -72,7 +72,7 @@ def test_values_become_the_loops_own() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("recipe", "autoencodr", "recipe must be one of autoencoder, clip, diffusion, contr"),
+        ("recipe", "autoencodr", "recipe must be one of autoencoder, tiny_decoder, clip, d"),
         ("recipe", "autoencodr", "did you mean autoencoder?"),
         ("foldr", "x", "foldr is no key here; did you mean folder?"),
         ("data.kind", "movies", "data.kind must be one of 'pictures', 'scenes'; got \"movies\""),

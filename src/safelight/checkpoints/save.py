@@ -23,7 +23,7 @@ from safelight.families import Family
 from safelight.model import Model
 from safelight.models.autoencoder import Autoencoder
 from safelight.models.clip import ClipVision
-from safelight.models.taesd import TinyAutoencoder
+from safelight.models.taesd import TinyAutoencoder, TinyAutoencoderConfig
 from safelight.printable import shown
 from safelight.writing import make_folder
 
@@ -169,6 +169,12 @@ def write_stocks(
 
     remarks: metadata of the weights files.
     """
+    coder = family.codec.autoencoder
+    if isinstance(coder, TinyAutoencoderConfig) and not coder.encodes:
+        raise RequestError(
+            "a tiny decoder alone is half an autoencoder, with which no other program opens a "
+            "model; put in one with both halves"
+        )
     if layout == "diffusers":
         make_folder(path.parent)
         write_diffusers(

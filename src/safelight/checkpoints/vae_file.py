@@ -14,7 +14,7 @@ from safelight.checkpoints.model_json import VaeJson, vae_from_json
 from safelight.checkpoints.parts import Part, Selection
 from safelight.checkpoints.rows_autoencoder import autoencoder_rows, diffusers_autoencoder_rows
 from safelight.checkpoints.stored_config import stored_configs
-from safelight.checkpoints.taesd_file import measured_tiny, tiny_tensors, with_both_halves
+from safelight.checkpoints.taesd_file import measured_tiny, tiny_tensors, with_other_half
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError, FileError
 from safelight.families import Family
@@ -112,7 +112,7 @@ def _from_folder(folder: Path, variant: str | None) -> FoundVae:
 def _from_file(file: WeightFile) -> FoundVae:
     found = kind_of({name: info.shape for name, info in file.header.items()})
     if found.kind == "taesd":
-        whole, paths = with_both_halves(file)
+        whole, paths = with_other_half(file)
         try:
             tensors = tiny_tensors(whole)
             tiny = measured_tiny(tensors.shapes)

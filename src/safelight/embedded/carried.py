@@ -15,10 +15,15 @@ INDEX = "model_index.json"  # without it the folder holds no model
 
 EDGES = "embedded-edges"  # what `--control` and recipes call its ControlNet for edges
 SPEED = "embedded-lcm"  # what `--lora` and recipes call its LoRA for few steps
+TINY = "embedded-tiny"  # what `--vae` and recipes call its tiny decoder
 # Where companions lie in the folder. The last part of each path, without its suffix, is the name:
 # a recipe keeps no other part of a path, and finds the file by it.
 COMPANIONS: Mapping[str, str] = MappingProxyType(
-    {EDGES: f"controls/{EDGES}", SPEED: f"loras/{SPEED}.safetensors"}
+    {
+        EDGES: f"controls/{EDGES}",
+        SPEED: f"loras/{SPEED}.safetensors",
+        TINY: f"decoders/{TINY}.safetensors",
+    }
 )
 NAMES = (NAME, *COMPANIONS)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from safelight.errors import RequestError
 from safelight.models.autoencoder import CodecConfig, Posterior
 from safelight.models.layers import Conv2d, added_to_own, of_enlarged
 
@@ -23,13 +24,17 @@ _MAGNITUDE = 3.0  # latents lie in about [-3, 3]; as a picture they are latents 
 
 @dataclass(frozen=True)
 class TinyAutoencoderConfig:
-    """The shape of a tiny autoencoder: one number of blocks for each level, finest first."""
+    """The shape of a tiny autoencoder: one number of blocks for each level, finest first.
+
+    encodes: whether it has its first half; a decoder alone shows latents and makes none.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
     width: int = 64
     blocks: tuple[int, ...] = (1, 3, 3, 3)
+    encodes: bool = True
 
     @property
     def factor(self) -> int:
@@ -51,11 +56,16 @@ class TinyAutoencoder(nn.Module):
     def __init__(self, config: TinyAutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = TinyEncoder(config)
+        self.encoder = TinyEncoder(config) if config.encodes else None
         self.decoder = TinyDecoder(config)
 
     def moments(self, images: Tensor) -> Tensor:
-        """The latents themselves: (B, C, h, w)."""
+        """The latents themselves: (B, C, h, w). Raises RequestError for a decoder alone."""
+        if self.encoder is None:
+            raise RequestError(
+                "this tiny autoencoder is a decoder alone, which makes no latents of pictures; "
+                "to start from a picture leave it out (--vae), or give one with both halves"
+            )
         # The network works on pictures in [0, 1].
         return self.encoder(images * 0.5 + 0.5)
 

@@ -7,7 +7,9 @@ Everything here runs on one thread, and never on the event loop. What happens is
 import gc
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 from typing import Protocol
 
 from safelight.checkpoints.embedding_file import embedding_for, read_embedding
@@ -247,7 +249,8 @@ class LocalPainter:
         if is_below(SCARCE):
             self._relieve(key)
         if len(ones) == 1:
-            self._guarded(jobs, listener, lambda: self._drawn(loaded, ones, supplies, listener))
+            work = partial(self._drawn, loaded, ones, supplies, listener)
+            self._guarded(jobs, listener, work, keep=key)
             return
         try:
             self._drawn(loaded, ones, supplies, listener)
@@ -294,15 +297,21 @@ class LocalPainter:
         told = _renamed(picture, one.portion, loaded.notes)
         watching.listener.taught(one.job, told, lesson)
 
-    def _guarded(self, jobs: Sequence[str], listener: Listener, work: "Work") -> None:
-        """Do work for jobs; what it raises is told as their failure, once memory was freed."""
+    def _guarded(
+        self, jobs: Sequence[str], listener: Listener, work: "Work", *, keep: Hashable | None = None
+    ) -> None:
+        """Do work for jobs; what it raises is told as their failure, once memory was freed.
+
+        keep: the model that goes on: to read it again takes more memory than it holds.
+        """
         try:
             work()
         except Stopped:
             return
         except Exception as error:
             if _is_memory(error):
-                self._relieve(None)
+                clear_frames(error.__traceback__)  # they hold what was too much
+                self._relieve(keep)
             _failed(jobs, error, listener)
 
     def _relieve(self, keep: Hashable | None) -> None:
@@ -347,7 +356,9 @@ class _Watching:
             # a batch that is drawn one after another shows the only one that is there
             row = rows[0] if progress.pictures == len(self.ones) else 0
             if shows and self.loaded.preview is not None and row < len(progress.denoised):
-                preview = self.loaded.preview.jpeg(progress.denoised[row])
+                # where several jobs share a batch, many wait: none shall for a finer preview
+                quick = len(self.rows) > 1
+                preview = self.loaded.preview.jpeg(progress.denoised[row], quick=quick)
             index = self.ones[rows[0]].index
             self.listener.stepped(job, At(index, len(rows), progress.step, steps, preview))
 

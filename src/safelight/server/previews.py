@@ -1,5 +1,7 @@
 """What a half-drawn picture looks like, for next to nothing: latents to colours by one matrix.
 
+Where there is a tiny decoder for the same latents, it shows them at full size.
+
 Shapes: C latent channels, h w latent height and width, H W pixels, N samples.
 """
 
@@ -16,19 +18,26 @@ from torch.nn import functional as F
 from safelight.engines.sentinel import watch
 from safelight.model import Placement
 from safelight.models.autoencoder import Codec
+from safelight.models.taesd import TinyAutoencoder
+from safelight.tasks.picture import to_uint8
 
 SIDE = 128  # of the pictures that the matrix is fitted to
 LARGEST = 512  # of a preview
+DECODED = 256 * 256  # pixels up to which a tiny decoder is asked: it must cost less than a step
 QUALITY = 80
 RIDGE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Preview:
-    """An affine map from latents to colours in [-1, 1]: colours = matrix · (latents, 1)."""
+    """An affine map from latents to colours in [-1, 1]: colours = matrix · (latents, 1).
+
+    tiny: a decoder of the same latents that shows more, at a small price; None if there is none.
+    """
 
     matrix: Tensor  # (3, C + 1) float32 on the CPU
     factor: int  # pixels in a latent's width
+    tiny: Codec | None = None
 
     def pixels(self, latents: Tensor) -> NDArray[np.uint8]:
         """The look of one picture's latents (C, h, w): (h, w, 3)."""
@@ -37,10 +46,21 @@ class Preview:
         colours = flat.view(3, *x.shape[1:]).nan_to_num().clamp(-1, 1)
         return ((colours + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
-    def jpeg(self, latents: Tensor) -> bytes:
-        """The same as a small JPEG of up to `LARGEST` pixels a side, smoothed."""
-        image = Image.fromarray(self.pixels(latents), "RGB")
-        width, height = image.width * self.factor, image.height * self.factor
+    @torch.no_grad()
+    def picture(self, latents: Tensor) -> NDArray[np.uint8]:
+        """One picture's latents as the tiny decoder shows them, (H, W, 3); or as `pixels`."""
+        area = latents.shape[1] * latents.shape[2] * self.factor**2
+        if self.tiny is None or area > DECODED:
+            return self.pixels(latents)
+        x = latents.detach()[None].to(next(self.tiny.autoencoder.parameters()).device)
+        found: NDArray[np.uint8] = to_uint8(self.tiny.decode(x).nan_to_num())[0]
+        return found
+
+    def jpeg(self, latents: Tensor, *, quick: bool = False) -> bytes:
+        """That as a small JPEG of up to `LARGEST` pixels a side, smoothed. quick: by the matrix."""
+        pixels = self.pixels(latents) if quick else self.picture(latents)
+        image = Image.fromarray(pixels, "RGB")
+        width, height = (side * self.factor for side in (latents.shape[2], latents.shape[1]))
         shrink = min(1.0, LARGEST / max(width, height))
         size = (max(round(width * shrink), 1), max(round(height * shrink), 1))
         buffer = BytesIO()
@@ -49,19 +69,28 @@ class Preview:
 
 
 @torch.no_grad()
-def fitted(codec: Codec, placement: Placement | None = None) -> Preview:
+def fitted(
+    codec: Codec, placement: Placement | None = None, *, tiny: Codec | None = None
+) -> Preview:
     """The map that fits a codec best on made-up pictures, by least squares.
 
-    One encoding of four pictures: colours of soft shapes, and plain fields, some on white.
-    placement: what brings the codec's weights, where parts come and go.
+    One encoding of four pictures: colours of soft shapes, and plain fields, some on white. A
+    decoder alone is asked what latents at random look like.
+    placement: what brings the codec's weights, where parts come and go. tiny: see `Preview`; a
+    codec that is tiny itself is its own.
     """
-    coder = codec.autoencoder
+    coder: object = codec.autoencoder
     assert isinstance(coder, nn.Module)
     device = next(coder.parameters()).device
-    side = max(SIDE // codec.factor, 1) * codec.factor
-    images = samples(side).to(device)  # (N, 3, side, side)
+    small = coder if isinstance(coder, TinyAutoencoder) else None
+    side = max(SIDE // codec.factor, 1)
     with watch(placement) as sentinel:
-        found = sentinel.run("VAE encoder", coder, lambda: _encoded(codec, images))
+        if small is not None and not small.config.encodes:
+            found = _random(4, codec.channels, side).to(device)
+            images = sentinel.run("VAE decoder", coder, lambda: codec.decode(found))
+        else:
+            images = samples(side * codec.factor).to(device)  # (N, 3, H, W)
+            found = sentinel.run("VAE encoder", coder, lambda: _encoded(codec, images))
     latents = found.float().cpu()
     colours = F.adaptive_avg_pool2d(images.float().cpu(), (latents.shape[2], latents.shape[3]))
     channels = latents.shape[1]
@@ -71,12 +100,20 @@ def fitted(codec: Codec, placement: Placement | None = None) -> Preview:
     # a little ridge: latents of odd codecs may hold channels that say nothing of colour
     scale = x.square().mean().clamp_min(1e-12) * len(x)
     gram = x.T @ x + RIDGE * scale * torch.eye(channels + 1, dtype=x.dtype)
-    return Preview(torch.linalg.solve(gram, x.T @ y).T.float(), codec.factor)
+    matrix = torch.linalg.solve(gram, x.T @ y).T.float()
+    return Preview(matrix, codec.factor, codec if small is not None and placement is None else tiny)
 
 
 def _encoded(codec: Codec, images: Tensor) -> Tensor:
     """One after another: memory must do for pictures of any number."""
     return torch.cat([codec.encode(image[None]).mode() for image in images])
+
+
+def _random(count: int, channels: int, side: int) -> Tensor:
+    """Latents (count, channels, side, side) of unit size, the same for a few places around."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(count, channels, -(-side // 4), -(-side // 4), generator=generator)
+    return F.interpolate(coarse, (side, side), mode="nearest")
 
 
 def samples(side: int) -> Tensor:

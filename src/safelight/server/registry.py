@@ -52,6 +52,10 @@ ROLES: Mapping[str, Shelf] = MappingProxyType(
         "clip": "encoder",
     }
 )
+# What goes with the embedded model, by the folder it lies in there
+_CARRIED: Mapping[str, Shelf] = MappingProxyType(
+    {"controls": "control", "loras": "lora", "decoders": "vae"}
+)
 _KINDS: Mapping[Kind, Shelf] = MappingProxyType(
     {
         "model": "model",
@@ -232,7 +236,7 @@ def _carried() -> list[Listed]:
             continue
         layout: Layout = "folder" if path.is_dir() else "file"
         found = described(Entry(name, path, layout, ""))
-        shelf: Shelf = "control" if COMPANIONS[name].startswith("controls/") else "lora"
+        shelf = _CARRIED[COMPANIONS[name].partition("/")[0]]
         items.append(Listed(name, path, shelf, found.what, layout, found.size, found.dtype))
     return items
 

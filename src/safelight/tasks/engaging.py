@@ -1,10 +1,13 @@
-"""What a request asks of the engine that computes its model: said before anything is drawn."""
+"""What a request asks of a model and its engine that they cannot do: said before it is drawn."""
 
 from collections.abc import Iterator
 
 from safelight.errors import RequestError
 from safelight.model import Model
 from safelight.models.runner import Extra, check_extras
+from safelight.models.taesd import TinyAutoencoder
+from safelight.printable import shown
+from safelight.tasks.large import LATENT_UPSCALERS
 from safelight.tasks.request import Request
 
 
@@ -13,6 +16,20 @@ def check_engine(model: Model, request: Request) -> None:
     runner = model.network.runner
     if runner is not None:
         check_extras(runner.name, runner.extras, list(extras_of(request, model)))
+
+
+def check_encodes(model: Model, request: Request) -> None:
+    """Raise RequestError if latents of a picture are wanted of a decoder alone."""
+    coder, hires = model.codec.autoencoder, request.hires
+    again = hires is not None and hires.strength > 0 and hires.upscaler not in LATENT_UPSCALERS
+    if not isinstance(coder, TinyAutoencoder) or coder.config.encodes:
+        return
+    if request.source is not None or again:
+        way = "take a latent upscaler or leave --vae out" if again else "leave --vae out"
+        raise RequestError(
+            f"{shown(request.vae or 'the autoencoder')} is a decoder alone, which makes no latents "
+            f"of pictures; {way}"
+        )
 
 
 def check_moving(model: Model) -> None:

@@ -13,7 +13,7 @@ from safelight.errors import NonFiniteError, RequestError
 from safelight.model import Model
 from safelight.tasks.controlling import settled_controls
 from safelight.tasks.drawing import Drawn, OnePicture, drawn, drawn_apart, working_size
-from safelight.tasks.engaging import check_engine
+from safelight.tasks.engaging import check_encodes, check_engine
 from safelight.tasks.extending import settled_extension
 from safelight.tasks.judging import judged
 from safelight.tasks.lookup import looked_up
@@ -132,11 +132,12 @@ def settled(request: Request, model: Model, supplies: Supplies | None = None) ->
     A picture to start from, or else the model, states the size; the model may also state steps,
     sampler, schedule and guidance scale; seed, type, exactness and bands are chosen here; names in
     prompts get their files. Raises RequestError if the size does not suit the model's autoencoder,
-    what was given does not go with the model's sampler, or a name leads to several files, and
-    FileError for one that leads to none.
+    what was given does not go with it or with the model's sampler, or a name leads to several
+    files, and FileError for one that leads to none.
     """
     supplies = supplies or Supplies()
     check_engine(model, request)
+    check_encodes(model, request)
     request = settled_controls(_named(request, model, supplies))
     if model.family.hint.stated:
         request = request.suited(model.family.hint.settings())

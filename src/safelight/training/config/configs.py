@@ -34,6 +34,7 @@ from safelight.training.config.teaching import (
     TaughtExportSection,
     TaughtModelSection,
     TextSection,
+    check_layout,
 )
 
 
@@ -59,6 +60,14 @@ class Base(Section):
     data: Data
     training: TrainingSection
     export: ExportSection = ExportSection()
+
+
+class CacheSection(Section):
+    """Where latents are kept. folder: None is the folder `cache` of the run."""
+
+    folder: Text | None = None
+    batch: Positive = 16
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
 
 
 # -- autoencoder -----------------------------------------------------------------------------------
@@ -126,6 +135,52 @@ class AutoencoderRun(Base):
     autoencoder: CoderSection = CoderSection()
     loss: CoderLossSection = CoderLossSection()
     critic: CriticSection | Literal[False] = CriticSection()
+
+
+# -- tiny decoder ----------------------------------------------------------------------------------
+
+
+class TinyDecoderSection(Section):
+    """The shape of a tiny decoder, and whose latents it learns to show.
+
+    teacher: an autoencoder, or the model that has it. blocks: of each level, finest first; a level
+    is twice the size of the next. mixed: of the latents, how many are a blend of two pictures', as
+    predictions are at high noise.
+    """
+
+    teacher: Text
+    width: Positive = 64
+    blocks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 3, 3, 3)
+    mixed: Share = 0.25
+
+
+class TinyLossSection(Section):
+    """How much each distance from the large decoder's pictures counts; 0 leaves it out."""
+
+    l1: Weighting = 1.0
+    laplacian: Weighting = 0.5
+    ms_ssim: Weighting = 0.1
+    squares: Weighting = 0.5
+    perceptual: Weighting = 0.0
+    image_encoder: Text | None = None  # the vision tower that judges likeness
+    noisy_rows: Share = 0.5
+    noise_sizes: tuple[Weighting, Weighting] = (0.05, 0.1)
+
+
+class TinyExportSection(ExportSection):
+    """As everywhere, with the name of the file; None is the name of the run's folder."""
+
+    name: Text | None = None
+
+
+class TinyDecoderRun(Base):
+    """`recipe = "tiny_decoder"`."""
+
+    recipe: Literal["tiny_decoder"]
+    decoder: TinyDecoderSection
+    loss: TinyLossSection = TinyLossSection()
+    cache: CacheSection = CacheSection()
+    export: TinyExportSection = TinyExportSection()
 
 
 # -- clip ------------------------------------------------------------------------------------------
@@ -254,14 +309,6 @@ class NoiseSection(Section):
     checkpointing: bool = False  # recompute activations instead of keeping them
 
 
-class CacheSection(Section):
-    """Where latents are kept. folder: None is the folder `cache` of the run."""
-
-    folder: Text | None = None
-    batch: Positive = 16
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp16"
-
-
 class HintSection(Section):
     """How a model from scratch is best drawn with, written into it."""
 
@@ -307,6 +354,11 @@ class LoraRun(TaughtRun):
     recipe: Literal["lora"]
     adapter: AdapterSection = AdapterSection()
 
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        check_layout(self.adapter.kind, self.export.layout)
+        return self
+
 
 class InversionNoiseSection(NoiseSection):
     """As for diffusion; no caption is dropped, since only the word in it can learn."""
@@ -348,6 +400,12 @@ class LcmRun(TaughtRun):
     noise: LcmNoiseSection = LcmNoiseSection()
     mask: None = None
     prior: None = None
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        if self.adapter is not False:
+            check_layout(self.adapter.kind, self.export.layout)
+        return self
 
 
 # -- controlnet ------------------------------------------------------------------------------------
@@ -399,6 +457,7 @@ class EvaluatorRun(Base):
 
 Config = (
     AutoencoderRun
+    | TinyDecoderRun
     | ClipRun
     | DiffusionRun
     | LoraRun
@@ -409,6 +468,7 @@ Config = (
 )
 RECIPES: dict[str, type[Config]] = {
     "autoencoder": AutoencoderRun,
+    "tiny_decoder": TinyDecoderRun,
     "clip": ClipRun,
     "diffusion": DiffusionRun,
     "controlnet": ControlRun,

@@ -45,7 +45,7 @@ def told(errors: Sequence[ErrorDetails], model: type[BaseModel]) -> list[str]:
         place = _located(error, model)
         by_key.setdefault(place.key, []).append((error, place))
     # of a union, what was wrong within one member says more than that it was no other member
-    inner = {key.rpartition(".")[0] for key in by_key}
+    inner = {key.rpartition(".")[0] for key in by_key if "." in key}
     return [_line(key, found) for key, found in by_key.items() if key not in inner]
 
 
@@ -135,7 +135,8 @@ def _line(key: str, found: Sequence[tuple[ErrorDetails, _Place]]) -> str:
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] == "value_error":
-        return f"{key}: {error['ctx']['error']}"
+        said = str(error["ctx"]["error"])  # of the whole config, it names its keys itself
+        return f"{key}: {said}" if key else said
     if error["type"] == "union_tag_invalid":
         context = error["ctx"]
         tags = context["expected_tags"]

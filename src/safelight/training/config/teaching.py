@@ -8,6 +8,8 @@ from safelight.training.config.sections import Count, Positive, Section, Share, 
 
 Kind = Literal["lora", "locon", "loha", "lokr", "dora", "ia3", "glora", "oft", "boft", "full"]
 Layout = Literal["kohya", "diffusers"]
+ONLY_KOHYA: tuple[Kind, ...] = ("ia3", "glora", "oft", "boft", "full")
+"""Kinds that Diffusers and PEFT have no names for in the form in which they are taught."""
 FileName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\\\x00]+$")]
 
 
@@ -131,6 +133,14 @@ class AdapterSection(Section):
         return ("transformer", "convolutions") if self.kind == "locon" else ("attention",)
 
 
+def check_layout(kind: Kind, layout: Layout) -> None:
+    """Raise ValueError for a kind that could not be written after it was taught."""
+    if layout == "diffusers" and kind in ONLY_KOHYA:
+        raise ValueError(
+            f"export.layout diffusers has no names for {kind}; leave it out, which writes kohya's"
+        )
+
+
 class InversionSection(Section):
     """A word that stands for vectors, which are all that learns.
 
@@ -162,7 +172,7 @@ class DistillationSection(Section):
 
 
 class TaughtExportSection(Section):
-    """What is written at the end: a file that A1111, ComfyUI and Diffusers open."""
+    """What is written at the end: a file in kohya's names or in Diffusers'."""
 
     folder: Text | None = None
     weights: Text | None = None

@@ -9,6 +9,7 @@ from safelight.training.config.configs import (
     InversionRun,
     LcmRun,
     LoraRun,
+    TinyDecoderRun,
 )
 from safelight.training.recipes.job import Job, Workshop
 
@@ -19,6 +20,10 @@ def job_of(config: Config, workshop: Workshop) -> Job:
         from safelight.training.recipes.autoencoder import autoencoder_job
 
         return autoencoder_job(config, workshop)
+    if isinstance(config, TinyDecoderRun):
+        from safelight.training.recipes.tiny_decoder import tiny_decoder_job
+
+        return tiny_decoder_job(config, workshop)
     if isinstance(config, ClipRun):
         from safelight.training.recipes.clip import clip_job
 

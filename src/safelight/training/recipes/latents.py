@@ -128,7 +128,7 @@ def of_pictures(
     pools, places = [], [(0, 0)] * len(pictures)
     for number, (_, members) in enumerate(sorted(groups.items())):
         chosen = pictures.take(members)
-        latents = encoder.latents(_contents(chosen, background), _loaded(chosen, background))
+        latents = encoder.latents(contents_of(chosen, background), loader_of(chosen, background))
         texts = list(dict.fromkeys(text for i in members for text in told[i]))
         row_of = {text: row for row, text in enumerate(texts)}
         table = [[row_of[t] for t in told[i] * (width // len(told[i]))] for i in members]
@@ -205,7 +205,7 @@ def _variants(pictures: Pictures, index: int, wording: Wording) -> list[str]:
     ]
 
 
-def _contents(pictures: Pictures, background: tuple[int, int, int]) -> list[str]:
+def contents_of(pictures: Pictures, background: tuple[int, int, int]) -> list[str]:
     """A hash of each picture's bytes and of all that is done to its pixels."""
     return [
         content_hash(f"{h} {p.resized} {p.corner()} {p.bucket} {background}")
@@ -213,7 +213,7 @@ def _contents(pictures: Pictures, background: tuple[int, int, int]) -> list[str]
     ]
 
 
-def _loaded(pictures: Pictures, background: tuple[int, int, int]) -> Load:
+def loader_of(pictures: Pictures, background: tuple[int, int, int]) -> Load:
     def load(indices: list[int]) -> Tensor:
         rows = []
         for index in indices:

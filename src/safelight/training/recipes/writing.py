@@ -1,6 +1,8 @@
 """What a run came to, as folders that Safelight and others open."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from safelight.checkpoints.vision_json import PREPROCESSOR, preprocessor_to_json
 from safelight.checkpoints.writing import Entry, write_json, write_safetensors, write_shards
 from safelight.models.autoencoder import Autoencoder, Codec
 from safelight.models.clip import ClipText, ClipVision
+from safelight.models.taesd import TinyAutoencoder
 from safelight.models.vector_quantiser import VqAutoencoder
 from safelight.text.vocabulary import Vocabulary
 from safelight.writing import make_folder, whole_folder, write_text
@@ -38,6 +41,25 @@ def write_codec(path: Path, codec: Codec, size: int, dtype: torch.dtype) -> list
     with whole_folder(path, sum(entry.nbytes for entry in written)) as folder:
         write_shards(folder, STEM, written, {"format": "pt"}, None)
         write_json(folder / "config.json", vae_to_json(codec.config, native_size=size))
+    return [path]
+
+
+def write_tiny_decoder(
+    path: Path, tiny: TinyAutoencoder, dtype: torch.dtype, about: Mapping[str, str]
+) -> list[Path]:
+    """A tiny decoder as the file in which TAESD's is published, that `--vae` takes.
+
+    Raises as `write_codec`.
+    """
+    made = entries(stock_of_module("vae", tiny.config, tiny), _AS_IT_IS, dtype=dtype)
+    # The published decoder is a sequence whose first layer bends the latents and has no weights.
+    numbered = [
+        replace(entry, name=f"{int(number) + 1}.{rest}")
+        for entry in made
+        for number, _, rest in [entry.name.removeprefix("decoder.layers.").partition(".")]
+    ]
+    make_folder(path.parent)
+    write_safetensors(path, numbered, {"format": "pt", **about})
     return [path]
 
 
