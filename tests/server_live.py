@@ -8,11 +8,15 @@ from pathlib import Path
 
 import uvicorn
 
+from safelight.cli.options import SETTINGS
 from safelight.server.app import create_app
+from safelight.server.furnishing import Explained
 from safelight.server.painter import FarPainter
 from safelight.server.running import configured
 from safelight.server.service import Service
 from server_fake import FakePainter, settings
+
+EXPLAINED = [Explained(one.field, one.help, one.panel) for one in SETTINGS]
 
 
 @contextlib.contextmanager
@@ -39,7 +43,7 @@ def live(
         service = Service(own, painter=alone, replicas=replicas)
         await service.start(load=False)
         service.model = service.model or "plain"
-        app = create_app(own, service=service)
+        app = create_app(own, service=service, explained=EXPLAINED)
         config = configured(app)
         config.host, config.port = "127.0.0.1", 0
         server = uvicorn.Server(config)

@@ -32,6 +32,7 @@ import { QueueList } from "./queue/QueueList";
 import { Replicas } from "./queue/Replicas";
 import { useCatalogue } from "./state/catalogue";
 import { at, put, useDraft } from "./state/draft";
+import { useGrid } from "./state/grid";
 import { isOver, useJobs } from "./state/jobs";
 import { usePainters } from "./state/painters";
 
@@ -54,8 +55,10 @@ export function App({ signOut }: Props) {
   const [busy, setBusy] = useState(false);
   const seen = useRef<HTMLDivElement>(null);
   const draft = useDraft();
-  const { found, error } = useCatalogue();
-  const { jobs, submit, adopt, cancel, reload } = useJobs(
+  const [grid, setGrid] = useGrid();
+  const model = at(draft.settings, "model");
+  const { found, error } = useCatalogue(typeof model === "string" ? model : null);
+  const { jobs, submit, adopt, cancel, reload, earlier } = useJobs(
     useCallback(() => setFresh((n) => n + 1), []),
   );
 
@@ -135,7 +138,7 @@ export function App({ signOut }: Props) {
       </AppShell.Header>
       <AppShell.Main>
         {(error ?? trouble) !== null && (
-          <Alert color="red" mb="md" withCloseButton onClose={() => setTrouble(null)} role="alert">
+          <Alert color="red" mb="md" withCloseButton closeButtonLabel="Close" onClose={() => setTrouble(null)} role="alert">
             {error ?? trouble}
           </Alert>
         )}
@@ -145,7 +148,7 @@ export function App({ signOut }: Props) {
           <Tabs value={tab} onChange={setTab} keepMounted={false}>
             <Tabs.List mb="md">
               <Tabs.Tab value="draw">Draw</Tabs.Tab>
-              <Tabs.Tab value="edit">Draw on a picture</Tabs.Tab>
+              <Tabs.Tab value="edit">Edit</Tabs.Tab>
               <Tabs.Tab value="grid">Grid</Tabs.Tab>
               <Tabs.Tab value="gallery">Gallery</Tabs.Tab>
               <Tabs.Tab value="lesson">Lesson</Tabs.Tab>
@@ -174,6 +177,7 @@ export function App({ signOut }: Props) {
                     looked={shown?.id ?? null}
                     onLook={setLooked}
                     onCancel={(id) => void cancel(id)}
+                    onEarlier={earlier}
                   />
                 </Grid.Col>
               </Grid>
@@ -199,7 +203,11 @@ export function App({ signOut }: Props) {
                 draft={{ ...draft, settings: fromText(draft.settings) }}
                 catalogue={found}
                 jobs={jobs}
+                grid={grid}
+                onGrid={setGrid}
                 submit={submit}
+                adopt={adopt}
+                onCancel={(id) => void cancel(id)}
                 onOpen={setOpened}
               />
             </Tabs.Panel>
@@ -220,6 +228,7 @@ export function App({ signOut }: Props) {
       </AppShell.Main>
       <Opened
         picture={opened}
+        defaults={found?.defaults ?? {}}
         onClose={() => setOpened(null)}
         onReuse={reuse}
         onEdit={edit}
@@ -230,7 +239,7 @@ export function App({ signOut }: Props) {
           setFresh((n) => n + 1);
         }}
       />
-      <Dropped onReuse={reuse} onEdit={edit} onTrouble={setTrouble} />
+      <Dropped defaults={found?.defaults ?? {}} onReuse={reuse} onEdit={edit} onTrouble={setTrouble} />
       <Compare pair={pair} onClose={() => setPair(null)} />
     </AppShell>
   );

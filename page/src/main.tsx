@@ -9,7 +9,11 @@ import { App } from "./App";
 import { Gate } from "./session/Gate";
 
 // A darkroom's light is red: the one light under which paper may be looked at.
-const theme = createTheme({ primaryColor: "red", primaryShade: { light: 9, dark: 8 } });
+const theme = createTheme({
+  primaryColor: "red",
+  primaryShade: { light: 9, dark: 8 },
+  respectReducedMotion: true,
+});
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>

@@ -5,6 +5,7 @@ import io
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -410,7 +411,7 @@ def test_a_picture_that_does_not_fit_its_batch_fails_alone(
 def test_when_memory_runs_out_the_job_fails_and_the_next_is_drawn(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safelight.server import painter
+    from safelight.server import library, painter
 
     real = painter.draw_batch
 
@@ -420,6 +421,14 @@ def test_when_memory_runs_out_the_job_fails_and_the_next_is_drawn(
         return real(model, batch, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(painter, "draw_batch", starved)
+    read: list[object] = []
+    reads = library.Library._read
+
+    def counted(*given: Any) -> library.Loaded:
+        read.append(given)
+        return reads(*given)
+
+    monkeypatch.setattr(library.Library, "_read", counted)
 
     async def work() -> None:
         service = service_of(tmp_path, models)
@@ -428,6 +437,7 @@ def test_when_memory_runs_out_the_job_fails_and_the_next_is_drawn(
         assert large.failure is not None
         assert (large.failure.kind, large.failure.status) == ("memory", 507)
         assert (await drawn(service)).state is State.DONE
+        assert len(read) == 1  # to read the model again would take more than it holds
         await service.stop()
 
     run(work)

@@ -3,21 +3,24 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from safelight.errors import RequestError
-from safelight.server.jobs import LOCAL, State
+from safelight.server.jobs import LOCAL, Job, State
 from safelight.server.ray_replica import Worker
 from safelight.server.ray_wire import Alive, Begun, Over, key_text, request_text
+from safelight.server.service import Service
 from safelight.tasks.request import Request
 from server_fake import FakePainter, run, settings
 from server_replicas import BEAT, House, housed
 
 pytestmark = pytest.mark.usefixtures("plain_model")
 SILENCE = 0.3
+Maker = Callable[[], FakePainter]
 
 
 def asked(seed: int = 3) -> Request:
@@ -62,11 +65,17 @@ def test_a_replica_that_hangs_is_replaced_and_its_job_drawn_again_once(tmp_path:
     run(work)
 
 
+@asynccontextmanager
+async def one_job(folder: Path, painter: Maker) -> AsyncIterator[tuple[House, Service, Job]]:
+    """A house of one replica with one job."""
+    house = House(1, painter, silence=SILENCE)
+    async with housed(folder, house) as service:
+        yield house, service, await service.submit(asked(), LOCAL)
+
+
 def test_a_job_that_makes_two_replicas_hang_fails_and_says_so(tmp_path: Path) -> None:
     async def work() -> None:
-        house = House(1, held, silence=SILENCE)
-        async with housed(tmp_path, house) as service:
-            job = await service.submit(asked(), LOCAL)
+        async with one_job(tmp_path, held) as (house, service, job):
             for number in (1, 2):
                 await draws(house, 0, number=number)
                 house.stop(0)
@@ -79,9 +88,7 @@ def test_a_job_that_makes_two_replicas_hang_fails_and_says_so(tmp_path: Path) ->
 
 def test_a_replica_that_takes_long_over_a_step_and_is_there_is_left_alone(tmp_path: Path) -> None:
     async def work() -> None:
-        house = House(1, lambda: FakePainter(3 * SILENCE), silence=SILENCE)
-        async with housed(tmp_path, house) as service:
-            job = await service.submit(asked(), LOCAL)
+        async with one_job(tmp_path, lambda: FakePainter(3 * SILENCE)) as (house, service, job):
             end = await service.finished(job.id, LOCAL)
             assert end.state is State.DONE and not end.restarted
             assert len(house.lines[0]) == 1
@@ -93,9 +100,7 @@ def test_one_that_goes_on_with_what_nobody_wants_is_replaced(tmp_path: Path) -> 
     """Its process says that it is there, and its drawing never comes to an end."""
 
     async def work() -> None:
-        house = House(1, held, silence=SILENCE)
-        async with housed(tmp_path, house) as service:
-            job = await service.submit(asked(), LOCAL)
+        async with one_job(tmp_path, held) as (house, service, job):
             await draws(house, 0)
             await service.cancel(job.id, LOCAL)
             began = time.monotonic()

@@ -8,6 +8,7 @@ import pytest
 from addons_tiny import write_lora, write_word
 from safelight.server.refusals import NotAllowed, Unknown
 from safelight.server.registry import Listed, Registry, listed, without_folders
+from tables import each
 
 NAMES = ("plain", "sub/Style", "other/Style", "sub/Deep", "emoji v1.5")
 
@@ -63,22 +64,21 @@ def test_names_with_control_characters_are_escaped() -> None:
     assert "\x1b" not in str(unknown.value) and "\n" not in str(unknown.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("/home/me/models/x.pt is truncated", "x.pt is truncated"),
-        ("cannot read (/a/b c.pt): no", "cannot read (b c.pt): no"),
-        ("in '/a/b/c.pt', there", "in 'c.pt', there"),
-        ("C:\\Users\\me\\x.pt is bad", "x.pt is bad"),
-        ("~/x/y.pt: bad", "y.pt: bad"),
-        ("width x height x steps is 3/4 of it", "width x height x steps is 3/4 of it"),
-        ("GET /api/models lists them", "GET /api/models lists them"),
-        ("see sub/Style and a/b", "see sub/Style and a/b"),
-        ("and/or", "and/or"),
-    ],
+@each(
+    {
+        "/home/me/models/x.pt is truncated": "x.pt is truncated",
+        "cannot read (/a/b c.pt): no": "cannot read (b c.pt): no",
+        "in '/a/b/c.pt', there": "in 'c.pt', there",
+        "C:\\Users\\me\\x.pt is bad": "x.pt is bad",
+        "~/x/y.pt: bad": "y.pt: bad",
+        "width x height x steps is 3/4 of it": "width x height x steps is 3/4 of it",
+        "GET /api/models lists them": "GET /api/models lists them",
+        "see sub/Style and a/b": "see sub/Style and a/b",
+        "and/or": "and/or",
+    }
 )
-def test_messages_tell_no_folders(text: str, told: str) -> None:
-    assert without_folders(text) == told
+def test_messages_tell_no_folders(given: str, expected: str) -> None:
+    assert without_folders(given) == expected
 
 
 def test_messages_call_files_as_requests_do(registry: Registry) -> None:

@@ -13,6 +13,7 @@ from safelight.server.settings import Key
 from safelight.server.wrong_keys import SECONDS, WRONG, WrongKeys, source_of
 from server_fake import run, settings
 from server_http import client_of
+from tables import each
 
 KEYS = (Key("ann", "secret-of-ann"),)
 RIGHT = {"Authorization": "Bearer secret-of-ann"}
@@ -144,19 +145,18 @@ def test_as_many_addresses_as_one_likes_take_bounded_memory(
     assert len(wrong._tries) == 50 and "10.1.0.1" in wrong._tries
 
 
-@pytest.mark.parametrize(
-    ("address", "source"),
-    [
-        ("10.0.0.5", "10.0.0.5"),
-        ("::ffff:10.0.0.5", "10.0.0.5"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("local", "local"),
-    ],
+@each(
+    {
+        "10.0.0.5": "10.0.0.5",
+        "::ffff:10.0.0.5": "10.0.0.5",
+        "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64",
+        "2001:db8:1:2:ffff::1": "2001:db8:1:2::/64",
+        "fe80::1%eth0": "fe80::/64",
+        "local": "local",
+    }
 )
-def test_an_address_stands_for_a_host(address: str, source: str) -> None:
-    assert source_of(address) == source
+def test_an_address_stands_for_a_host(given: str, expected: str) -> None:
+    assert source_of(given) == expected
 
 
 def test_guesses_that_come_at_the_same_time_are_counted_as_well(tmp_path: Path) -> None:

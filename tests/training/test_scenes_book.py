@@ -38,6 +38,7 @@ from safelight.training.scenes.words import (
     with_article,
 )
 from scenes_tiny import THINGS, cutouts
+from tables import each
 
 CATALOGUE = cutouts().catalogue
 
@@ -286,58 +287,56 @@ def test_every_kind_is_known() -> None:
     assert sum(MIX.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("name", "phrase"),
-    [
-        ("apple", "an apple"),
-        ("hourglass done", "an hourglass done"),
-        ("unicorn", "a unicorn"),
-        ("umbrella", "an umbrella"),
-        ("ufo", "a ufo"),
-        ("unamused face", "an unamused face"),
-        ("euro banknote", "a euro banknote"),
-        ("x-ray", "an x-ray"),
-        ("8 ball", "an 8 ball"),
-        ("one-piece swimsuit", "a one-piece swimsuit"),
-        ("horse", "a horse"),
-        ("french fries", "french fries"),
-        ("ice cream", "ice cream"),
-    ],
+@each(
+    {
+        "apple": "an apple",
+        "hourglass done": "an hourglass done",
+        "unicorn": "a unicorn",
+        "umbrella": "an umbrella",
+        "ufo": "a ufo",
+        "unamused face": "an unamused face",
+        "euro banknote": "a euro banknote",
+        "x-ray": "an x-ray",
+        "8 ball": "an 8 ball",
+        "one-piece swimsuit": "a one-piece swimsuit",
+        "horse": "a horse",
+        "french fries": "french fries",
+        "ice cream": "ice cream",
+    }
 )
-def test_articles_follow_the_sound(name: str, phrase: str) -> None:
-    assert with_article(name) == phrase
-    assert phrase.startswith(article(name)) or phrase == name
+def test_articles_follow_the_sound(given: str, expected: str) -> None:
+    assert with_article(given) == expected
+    assert expected.startswith(article(given)) or expected == given
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("red apple", "red apples"),
-        ("mouse", "mice"),
-        ("mouse face", "mouse faces"),
-        ("computer mouse", "computer mice"),
-        ("goose", "geese"),
-        ("fish", "fish"),
-        ("wolf", "wolves"),
-        ("kitchen knife", "kitchen knives"),
-        ("maple leaf", "maple leaves"),
-        ("box", "boxes"),
-        ("torch", "torches"),
-        ("bus", "buses"),
-        ("cherry", "cherries"),
-        ("donkey", "donkeys"),
-        ("mango", "mangoes"),
-        ("avocado", "avocados"),
-        ("face with tears of joy", "faces with tears of joy"),
-        ("leaf fluttering in wind", "leaves fluttering in wind"),
-        ("hear-no-evil monkey", "hear-no-evil monkeys"),
-        ("globe showing americas", "globes showing americas"),
-        ("snowman without snow", "snowmen without snow"),
-        ("game die", "game dice"),
-    ],
+@each(
+    {
+        "red apple": "red apples",
+        "mouse": "mice",
+        "mouse face": "mouse faces",
+        "computer mouse": "computer mice",
+        "goose": "geese",
+        "fish": "fish",
+        "wolf": "wolves",
+        "kitchen knife": "kitchen knives",
+        "maple leaf": "maple leaves",
+        "box": "boxes",
+        "torch": "torches",
+        "bus": "buses",
+        "cherry": "cherries",
+        "donkey": "donkeys",
+        "mango": "mangoes",
+        "avocado": "avocados",
+        "face with tears of joy": "faces with tears of joy",
+        "leaf fluttering in wind": "leaves fluttering in wind",
+        "hear-no-evil monkey": "hear-no-evil monkeys",
+        "globe showing americas": "globes showing americas",
+        "snowman without snow": "snowmen without snow",
+        "game die": "game dice",
+    }
 )
-def test_the_head_of_a_name_takes_the_plural(name: str, expected: str) -> None:
-    assert countable(name) and plural(name) == expected
+def test_the_head_of_a_name_takes_the_plural(given: str, expected: str) -> None:
+    assert countable(given) and plural(given) == expected
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,10 @@ export const api = {
   samplers: () =>
     json<{ samplers: { name: string; meaning: string; schedule: string }[] }>("api/samplers"),
   schedules: () => json<{ schedules: { name: string }[] }>("api/schedules"),
-  settings: () =>
-    json<{ explained: Explained[]; defaults: Settings; schema: Settings }>("api/settings"),
+  settings: (model: string | null = null) =>
+    json<{ explained: Explained[]; defaults: Settings; own: Settings; schema: Settings }>(
+      model === null ? "api/settings" : `api/settings?${new URLSearchParams({ model })}`,
+    ),
   limits: () => json<{ limits: { [name: string]: number } }>("api/limits"),
   useModel: (name: string) => json<{ model: string }>("api/model", body({ name })),
 

@@ -93,6 +93,8 @@ export interface Token {
 }
 
 export interface PromptReading {
+  parts: { weight: number; timeline: { first: number; last: number; text: string }[] }[];
+  networks: { kind: string; name: string }[];
   texts: { text: string; tokens: number; chunks: { length: number; tokens: Token[] }[]; notes: string[] }[];
   notes: string[];
 }

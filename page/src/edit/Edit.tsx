@@ -16,7 +16,8 @@ import { useEffect, useRef, useState } from "react";
 
 import { api, pictureAt } from "../api/client";
 import type { Settings } from "../api/types";
-import { ChoiceSetting, NumberSetting, TextSetting, TruthSetting } from "../parts/Explained";
+import { Panels } from "../draw/Panels";
+import { Setting } from "../parts/Setting";
 import type { Catalogue } from "../state/catalogue";
 import { at, type Draft, put } from "../state/draft";
 import { Controls } from "./Controls";
@@ -30,6 +31,17 @@ interface Props {
   onTrouble: (message: string) => void;
 }
 
+const MAIN = [
+  "source.strength",
+  "source.resize",
+  "mask.text",
+  "mask.content",
+  "mask.area",
+  "mask.blur",
+  "mask.invert",
+  "mask.soft",
+];
+const PANELS = ["source", "mask", "extend", "image_cfg_scale", "depth", "noise_level"];
 const SIDES = ["left", "right", "top", "bottom"] as const;
 
 export function Edit({ draft, catalogue, busy, onDraw, onTrouble }: Props) {
@@ -79,6 +91,10 @@ export function Edit({ draft, catalogue, busy, onDraw, onTrouble }: Props) {
   const borders = Object.fromEntries(
     SIDES.map((side) => [side, Number(at(draft.settings, `extend.${side}`) ?? 0)]),
   ) as unknown as Borders;
+
+  const setBorders = (wanted: Borders) => {
+    for (const side of SIDES) draft.set(`extend.${side}`, wanted[side] > 0 ? wanted[side] : undefined);
+  };
 
   const drawn = async () => {
     try {
@@ -164,6 +180,7 @@ export function Edit({ draft, catalogue, busy, onDraw, onTrouble }: Props) {
                 mask={mask}
                 version={version}
                 onPainted={() => setVersion((n) => n + 1)}
+                onBorders={setBorders}
               />
             </>
           )}
@@ -177,25 +194,15 @@ export function Edit({ draft, catalogue, busy, onDraw, onTrouble }: Props) {
           }}
         >
           <Stack>
-            <TextSetting {...shared} name="prompt" label="Prompt" lines={2} />
-            <TextSetting {...shared} name="negative_prompt" label="Negative prompt" />
+            <Setting {...shared} name="prompt" lines={2} />
+            <Setting {...shared} name="negative_prompt" />
             <Button type="submit" loading={busy} disabled={id === null}>
               Draw on the picture
             </Button>
-            <SimpleGrid cols={2}>
-              <NumberSetting {...shared} name="source.strength" label="Strength" min={0} max={1} step={0.05} />
-              <ChoiceSetting {...shared} name="source.resize" label="Resize" choices={["just", "crop", "fill", "latent"]} />
-              <TextSetting {...shared} name="mask.text" label="Mask by words" />
-              <ChoiceSetting
-                {...shared}
-                name="mask.content"
-                label="Under the mask"
-                choices={["original", "fill", "context", "noise", "nothing"]}
-              />
-              <ChoiceSetting {...shared} name="mask.area" label="Area" choices={["whole", "masked"]} />
-              <NumberSetting {...shared} name="mask.blur" label="Soft edge" min={0} />
-              <TruthSetting {...shared} name="mask.invert" label="Paint what the mask leaves out" />
-              <TruthSetting {...shared} name="mask.soft" label="Grey is painted less" />
+            <SimpleGrid cols={2} className="settings">
+              {MAIN.map((name) => (
+                <Setting key={name} {...shared} name={name} />
+              ))}
             </SimpleGrid>
             <Text fw={500} size="sm">
               Beyond its borders
@@ -214,9 +221,17 @@ export function Edit({ draft, catalogue, busy, onDraw, onTrouble }: Props) {
               ))}
             </SimpleGrid>
             <Controls {...shared} onTrouble={onTrouble} />
+            <Panels {...shared} without={elsewhere} />
           </Stack>
         </form>
       </Grid.Col>
     </Grid>
   );
+}
+
+/** All but the settings of a picture that is drawn on; the others are on the first tab. */
+function elsewhere(name: string): boolean {
+  const inFrame = SIDES.some((side) => name === `extend.${side}`);
+  const first = name.split(".")[0] ?? "";
+  return MAIN.includes(name) || inFrame || /\.picture$/.test(name) || !PANELS.includes(first);
 }

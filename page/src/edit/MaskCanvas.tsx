@@ -1,7 +1,9 @@
 // A picture with a mask that is painted on it, and the frame by which it grows. The mask has the
 // picture's own pixels; what is seen is scaled.
 
-import { type PointerEvent, useCallback, useEffect, useRef } from "react";
+import { type KeyboardEvent, type PointerEvent, useCallback, useEffect, useRef, useState } from "react";
+
+import { Frame } from "./Frame";
 
 export interface Borders {
   left: number;
@@ -24,12 +26,14 @@ interface Props {
   mask: HTMLCanvasElement; // white on transparent, of the picture's size
   version: number; // grows when the mask was changed from outside
   onPainted: () => void;
+  onBorders: (borders: Borders) => void;
 }
 
 export function MaskCanvas(props: Props) {
-  const { src, width, height, borders, brush, mask, version, onPainted } = props;
+  const { src, width, height, borders, brush, mask, version, onPainted, onBorders } = props;
   const seen = useRef<HTMLCanvasElement>(null);
   const last = useRef<[number, number] | null>(null);
+  const [cursor, setCursor] = useState<[number, number] | null>(null); // by keyboard
 
   const show = useCallback(() => {
     const context = seen.current?.getContext("2d");
@@ -56,6 +60,30 @@ export function MaskCanvas(props: Props) {
     paint(mask, last.current ?? to, to, brush);
     last.current = to;
     show();
+  };
+
+  const keyed = (event: KeyboardEvent<HTMLCanvasElement>) => {
+    const from = cursor ?? [width / 2, height / 2];
+    const step = Math.max(1, brush.size / (event.shiftKey ? 1 : 4));
+    const way = WAYS[event.key];
+    if (way !== undefined) {
+      event.preventDefault();
+      const to: [number, number] = [
+        Math.min(Math.max(from[0] + way[0] * step, 0), width),
+        Math.min(Math.max(from[1] + way[1] * step, 0), height),
+      ];
+      setCursor(to);
+      if (last.current !== null) stroke(to);
+    } else if (event.key === " " || event.key === "Enter") {
+      event.preventDefault(); // the key that is held draws on
+      setCursor(from);
+      stroke(from);
+    }
+  };
+  const lifted = (event: KeyboardEvent<HTMLCanvasElement>) => {
+    if ((event.key !== " " && event.key !== "Enter") || last.current === null) return;
+    last.current = null;
+    onPainted();
   };
 
   const whole = { width: borders.left + width + borders.right, height: borders.top + height + borders.bottom };
@@ -87,11 +115,17 @@ export function MaskCanvas(props: Props) {
             width={width}
             height={height}
             tabIndex={0}
-            aria-label="Mask: paint where the picture is to be drawn anew"
+            role="application"
+            aria-label="Mask: paint where the picture is to be drawn anew; arrow keys move the brush, the space bar held down paints"
+            onKeyDown={keyed}
+            onKeyUp={lifted}
+            onFocus={(e) => e.currentTarget.matches(":focus-visible") && setCursor([width / 2, height / 2])}
+            onBlur={() => setCursor(null)}
             style={{ ...style, cursor: "crosshair", touchAction: "none" }}
             onPointerDown={(e) => {
               e.currentTarget.setPointerCapture(e.pointerId);
               last.current = null;
+              setCursor(null);
               stroke(place(e));
             }}
             onPointerMove={(e) => {
@@ -104,9 +138,33 @@ export function MaskCanvas(props: Props) {
           />
         );
       })}
+      {cursor !== null && (
+        <div
+          aria-hidden
+          style={{
+            position: "absolute",
+            left: share(borders.left + cursor[0] - brush.size / 2, whole.width),
+            top: share(borders.top + cursor[1] - brush.size / 2, whole.height),
+            width: share(brush.size, whole.width),
+            height: share(brush.size, whole.height),
+            border: "2px solid #fff",
+            outline: "1px solid #000",
+            borderRadius: "50%",
+            pointerEvents: "none",
+          }}
+        />
+      )}
+      <Frame borders={borders} whole={whole} onBorders={onBorders} />
     </div>
   );
 }
+
+const WAYS: { [key: string]: [number, number] } = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, -1],
+  ArrowDown: [0, 1],
+};
 
 /** A round stroke from one place to another. */
 function paint(

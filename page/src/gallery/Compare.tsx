@@ -1,23 +1,42 @@
-// Two pictures of one size over one another, with a line between them that is moved.
+// Two pictures over one another, with a line between them that is moved: pulled, or by the slider.
 
 import { Group, Modal, Slider, Stack, Text } from "@mantine/core";
-import { useState } from "react";
+import { type PointerEvent, useState } from "react";
 
 import { pictureAt } from "../api/client";
 import type { Kept } from "../api/types";
 
 export function Compare({ pair, onClose }: { pair: [Kept, Kept] | null; onClose: () => void }) {
   const [share, setShare] = useState(50);
+  const pull = (event: PointerEvent<HTMLDivElement>) => {
+    if (event.type === "pointermove" && event.buttons === 0) return;
+    if (event.type === "pointerdown") event.currentTarget.setPointerCapture(event.pointerId);
+    const box = event.currentTarget.getBoundingClientRect();
+    setShare(Math.round(Math.min(Math.max((100 * (event.clientX - box.left)) / box.width, 0), 100)));
+  };
+  const shape = pair === null ? 1 : pair[0].width / pair[0].height;
   return (
-    <Modal opened={pair !== null} onClose={onClose} title="Compare" size="xl">
+    <Modal closeButtonProps={{ "aria-label": "Close" }} opened={pair !== null} onClose={onClose} title="Compare" size="xl">
       {pair !== null && (
         <Stack>
-          <div style={{ position: "relative", width: "100%", aspectRatio: `${pair[0].width}/${pair[0].height}` }}>
+          <div
+            onPointerDown={pull}
+            onPointerMove={pull}
+            style={{
+              position: "relative",
+              width: `min(100%, ${60 * shape}vh)`, // with the slider below it in sight
+              aspectRatio: shape,
+              margin: "0 auto",
+              cursor: "ew-resize",
+              touchAction: "pan-y",
+            }}
+          >
             {pair.map((picture, place) => (
               <img
                 key={picture.id}
                 src={pictureAt(picture.id)}
-                alt={picture.prompt}
+                alt={`${place === 0 ? "Left" : "Right"}: ${picture.prompt}, seed ${picture.seed}`}
+                draggable={false}
                 style={{
                   position: "absolute",
                   inset: 0,
@@ -28,6 +47,18 @@ export function Compare({ pair, onClose }: { pair: [Kept, Kept] | null; onClose:
                 }}
               />
             ))}
+            <div
+              aria-hidden
+              style={{
+                position: "absolute",
+                top: 0,
+                bottom: 0,
+                left: `calc(${share}% - 1px)`,
+                width: 2,
+                background: "#fff",
+                outline: "1px solid #0008",
+              }}
+            />
           </div>
           <Slider
             value={share}
@@ -35,9 +66,9 @@ export function Compare({ pair, onClose }: { pair: [Kept, Kept] | null; onClose:
             thumbLabel="How much of the first picture is seen"
             label={(v) => `${v} %`}
           />
-          <Group justify="space-between">
-            {pair.map((picture) => (
-              <Text key={picture.id} size="sm" maw="48%">
+          <Group justify="space-between" align="start" wrap="nowrap">
+            {pair.map((picture, place) => (
+              <Text key={picture.id} size="sm" maw="48%" ta={place === 0 ? "left" : "right"}>
                 {picture.prompt} (seed {picture.seed})
               </Text>
             ))}

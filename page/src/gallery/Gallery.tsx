@@ -63,7 +63,12 @@ export function Gallery({ fresh, onOpen, onCompare }: Props) {
           Compare two
         </Button>
       </Group>
-      {error !== null && <Text c="red">{error}</Text>}
+      {pictures.length > 1 && (
+        <Text size="xs" c="dimmed">
+          {["Tick two pictures to compare them.", "One more to compare it with."][chosen.length] ?? "Two are ticked."}
+        </Text>
+      )}
+      {error !== null && <Text c="var(--mantine-color-error)">{error}</Text>}
       {pictures.length === 0 && error === null && <Text c="dimmed">No picture is here.</Text>}
       <SimpleGrid cols={{ base: 2, xs: 3, sm: 4, md: 5, lg: 6 }} spacing="xs">
         {pictures.map((picture) => (
@@ -84,6 +89,7 @@ export function Gallery({ fresh, onOpen, onCompare }: Props) {
             <Group gap={4} p={4} wrap="nowrap">
               <Checkbox
                 size="xs"
+                styles={{ input: { borderColor: "var(--mantine-color-dimmed)" } }}
                 aria-label={`Choose to compare: ${picture.prompt}`}
                 checked={chosen.some((k) => k.id === picture.id)}
                 onChange={() => toggle(picture)}

@@ -124,7 +124,7 @@ function Choice({ onChoose }: { onChoose: (picture: string) => void }) {
         A lesson shows how a picture came out of noise, step by step. Choose one of yours; it is drawn
         again as it was drawn, while every step is kept.
       </Text>
-      {error !== null && <Text c="red">{error}</Text>}
+      {error !== null && <Text c="var(--mantine-color-error)">{error}</Text>}
       {pictures?.length === 0 && <Text c="dimmed">No picture is here. Draw one first.</Text>}
       <SimpleGrid cols={{ base: 3, xs: 4, sm: 6, lg: 8 }} spacing="xs">
         {(pictures ?? []).map((picture) => (

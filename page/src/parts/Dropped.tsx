@@ -1,19 +1,20 @@
 // A picture dropped anywhere: what it tells of how it was drawn, and what to do with it.
 
-import { Alert, Button, Code, Group, Image, Modal, Overlay, ScrollArea, Stack, Text, Title } from "@mantine/core";
+import { Alert, Button, Group, Image, Modal, Overlay, Stack, Text, Title } from "@mantine/core";
 import { useEffect, useState } from "react";
 
 import { api, pictureAt } from "../api/client";
 import type { Inspection, Settings } from "../api/types";
-import { plain } from "../gallery/Opened";
+import { plain, Told } from "./Told";
 
 interface Props {
+  defaults: Settings;
   onReuse: (settings: Settings) => void;
   onEdit: (picture: string) => void;
   onTrouble: (message: string) => void;
 }
 
-export function Dropped({ onReuse, onEdit, onTrouble }: Props) {
+export function Dropped({ defaults, onReuse, onEdit, onTrouble }: Props) {
   const [over, setOver] = useState(false);
   const [found, setFound] = useState<Inspection | null>(null);
 
@@ -54,7 +55,7 @@ export function Dropped({ onReuse, onEdit, onTrouble }: Props) {
           </Title>
         </Overlay>
       )}
-      <Modal opened={found !== null} onClose={() => setFound(null)} size="xl" title="A picture">
+      <Modal closeButtonProps={{ "aria-label": "Close" }} opened={found !== null} onClose={() => setFound(null)} size="xl" title="A picture">
         {found !== null && (
           <Stack>
             <Image src={pictureAt(found.id)} alt="The dropped picture" mah="45vh" fit="contain" />
@@ -68,7 +69,7 @@ export function Dropped({ onReuse, onEdit, onTrouble }: Props) {
               {found.request !== null && (
                 <Button
                   onClick={() => {
-                    onReuse(plain(found.request ?? {}));
+                    onReuse(plain(found.request ?? {}, defaults));
                     setFound(null);
                   }}
                 >
@@ -85,11 +86,7 @@ export function Dropped({ onReuse, onEdit, onTrouble }: Props) {
                 Draw on it
               </Button>
             </Group>
-            {found.request !== null && (
-              <ScrollArea.Autosize mah={240}>
-                <Code block>{JSON.stringify(plain(found.request), null, 2)}</Code>
-              </ScrollArea.Autosize>
-            )}
+            {found.request !== null && <Told settings={found.request} />}
           </Stack>
         )}
       </Modal>

@@ -1,6 +1,6 @@
 // What runs, what waits and what was: kept by the server, so that a reload shows the same.
 
-import { ActionIcon, Card, ColorSwatch, Group, Image, Progress, Stack, Text, UnstyledButton } from "@mantine/core";
+import { ActionIcon, Button, Card, ColorSwatch, Group, Image, Progress, Stack, Text, UnstyledButton } from "@mantine/core";
 import { IconX } from "@tabler/icons-react";
 
 import { thumbnailAt } from "../api/client";
@@ -12,6 +12,7 @@ interface Props {
   looked: string | null;
   onLook: (id: string) => void;
   onCancel: (id: string) => void;
+  onEarlier: (() => void) | null;
 }
 
 const COLOURS = {
@@ -22,14 +23,15 @@ const COLOURS = {
   cancelled: "var(--mantine-color-orange-6)",
 };
 
-export function QueueList({ jobs, looked, onLook, onCancel }: Props) {
+export function QueueList({ jobs, looked, onLook, onCancel, onEarlier }: Props) {
   return (
-    <Stack gap={6} role="list" aria-label="Jobs, the newest first">
-      {jobs.length === 0 && (
-        <Text size="sm" c="dimmed">
-          Nothing was asked for yet.
-        </Text>
-      )}
+    <Stack gap={6}>
+    {jobs.length === 0 && (
+      <Text size="sm" c="dimmed">
+        Nothing was asked for yet.
+      </Text>
+    )}
+    <Stack gap={6} {...(jobs.length > 0 && { role: "list", "aria-label": "Jobs, the newest first" })}>
       {jobs.map((job) => {
         const first = job.pictures[0];
         return (
@@ -73,6 +75,12 @@ export function QueueList({ jobs, looked, onLook, onCancel }: Props) {
           </Card>
         );
       })}
+    </Stack>
+    {onEarlier !== null && (
+      <Button variant="subtle" size="compact-sm" onClick={onEarlier}>
+        Earlier ones
+      </Button>
+    )}
     </Stack>
   );
 }

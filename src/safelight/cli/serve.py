@@ -1,7 +1,7 @@
 """`safelight serve`: the server."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,6 +13,11 @@ DRAWING = "What it draws with"
 KEEPING = "What it keeps"
 SAFETY = "What it gives out"
 LIMITS = "Limits"
+
+
+def number(least: int, most: int, help: str) -> Any:
+    """An option of what the server draws with: a number within these bounds."""
+    return typer.Option(help=help, min=least, max=most, rich_help_panel=DRAWING)
 
 
 def serve(
@@ -106,12 +111,7 @@ def serve(
     ] = False,
     replicas: Annotated[
         int | None,
-        typer.Option(
-            help="Processes with models of their own [2].",
-            min=1,
-            max=1000,
-            rich_help_panel=DRAWING,
-        ),
+        number(1, 1000, "Processes with models of their own [2]."),
     ] = None,
     ray_address: Annotated[
         str | None,
@@ -121,30 +121,15 @@ def serve(
     ] = None,
     silence: Annotated[
         float,
-        typer.Option(
-            help="Seconds without a sign of life after which a replica is replaced.",
-            min=10,
-            max=86400,
-            rich_help_panel=DRAWING,
-        ),
+        number(10, 86400, "Seconds without a sign of life after which a replica is replaced."),
     ] = 60.0,
     threads: Annotated[
         int | None,
-        typer.Option(
-            help="Threads of the CPU, of each replica [torch's choice, shared out].",
-            min=1,
-            max=1024,
-            rich_help_panel=DRAWING,
-        ),
+        number(1, 1024, "Threads of the CPU, of each replica [torch's choice, shared out]."),
     ] = None,
     batch: Annotated[
         int,
-        typer.Option(
-            help="Pictures computed at once, of whoever asks.",
-            min=1,
-            max=64,
-            rich_help_panel=DRAWING,
-        ),
+        number(1, 64, "Pictures computed at once, of whoever asks."),
     ] = 4,
     model_memory: Annotated[
         float, typer.Option(help="GB of models kept in memory.", min=0.01, rich_help_panel=DRAWING)

@@ -4,14 +4,15 @@ pictures."""
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Query
 from starlette.requests import Request as HttpRequest
 
 from safelight.checkpoints.load import open_checkpoint
 from safelight.diffusion.samplers import SAMPLERS, resolve_sampler
 from safelight.diffusion.schedules import SCHEDULES
+from safelight.errors import SafelightError
 from safelight.server.bodies import StrictRoute, object_in
 from safelight.server.documents import body_of, request_schemas
 from safelight.server.jobs import Owner
@@ -30,6 +31,8 @@ from safelight.text.bpe import Tokenizer
 from safelight.text.convert import convert
 from safelight.text.inspection import inspect_prompt
 from safelight.text.span import DIALECTS, EMPHASES, Dialect, Emphasis
+
+Json = dict[str, object]
 
 TEXTS_SHOWN = 100_000  # characters of a picture's texts that are given out
 STEPS_MOST = 1000
@@ -114,12 +117,18 @@ def _lists(service: Service, explained: Sequence[Explained]) -> APIRouter:
         }
 
     @router.get("/settings")
-    async def settings() -> dict[str, object]:
-        """The JSON schema of a request with its defaults, and what each setting means."""
+    async def settings(model: Annotated[str | None, Query(max_length=300)] = None) -> Json:
+        """The JSON schema of a request with its defaults, and what each setting means.
+
+        `own` has what the model itself is drawn with where a request leaves it open, by its header;
+        model: its name, else the server's own.
+        """
+        name = service.model if model is None else model
         return {
             "schema": {**request_schemas()},
             "explained": [asdict(one) for one in explained],
             "defaults": Request(prompt="").spelled_out().model_dump(mode="json"),
+            "own": await service.aside(lambda: own_of(name, service.registry)),
             "dialects": list(get_args(Dialect)),
         }
 
@@ -201,6 +210,25 @@ def _readers(service: Service) -> APIRouter:
         return await service.aside(lambda: judges.scores(paths, texts, clip, service.registry))
 
     return router
+
+
+def own_of(name: str | None, registry: Registry) -> Json:
+    """What a model is drawn with unless a request says: its size, and settings that it states."""
+    if name is None or not registry.has("model", name):
+        return {}
+    try:
+        with open_checkpoint(registry.find("model", name).path, own_vae=False) as checkpoint:
+            family = checkpoint.family
+    except SafelightError:
+        return {}  # the file went, or is being written: drawing with it says so
+    sides: Json = {"width": family.native_size, "height": family.native_size}
+    hint = family.hint
+    if not hint.stated:
+        return sides
+    labels: Json = {"sampler": SAMPLERS[hint.sampler].label}
+    if hint.schedule is not None:
+        labels["schedule"] = SCHEDULES[hint.schedule].label
+    return sides | hint.settings() | labels
 
 
 async def _path_of(service: Service, text: str, owner: Owner) -> Path:

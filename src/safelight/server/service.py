@@ -489,7 +489,8 @@ class Service(Pictures):
     def _said(self, request: Request) -> dict[str, object]:
         """What the log tells of a request: prompts only if the owner wants them there."""
         told: dict[str, object] = {
-            "size": f"{request.width or 'own'}x{request.height or 'own'}",
+            "width": request.width,
+            "height": request.height,
             "steps": request.steps,
             "count": request.count,
         }

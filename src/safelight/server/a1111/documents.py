@@ -115,6 +115,14 @@ SCHEMAS: Mapping[str, Mapping[str, object]] = {
     "TextToImage": _object({**_DRAWING, **_SECOND_PASS}),
     "ImageToImage": _object({**_DRAWING, **_SOURCE}, "init_images"),
     "OptionsToSet": _object({"sd_model_checkpoint": TEXT}),
+    "TaskToFollow": _object(
+        {
+            "id_task": {"type": "string", "maxLength": 200},
+            "id_live_preview": {"type": "integer", "default": -1},
+            "live_preview": {"type": "boolean", "default": True},
+        },
+        "id_task",
+    ),
     "PictureToDetect": _object(
         {
             "controlnet_module": {"type": "string", "default": "none"},

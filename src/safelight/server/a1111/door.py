@@ -15,6 +15,7 @@ from safelight.server.a1111.controls import module_of, options_of
 from safelight.server.a1111.drawing import drawn, progress_of
 from safelight.server.a1111.fields import image_to_image, overridden, text_to_image, upscaler_of
 from safelight.server.a1111.memory import memory
+from safelight.server.a1111.tasks import pending_tasks, task_progress
 from safelight.server.bodies import StrictRoute, object_in
 from safelight.server.documents import body_of
 from safelight.server.furnishing import read_of
@@ -38,6 +39,7 @@ def install(app: FastAPI, service: Service) -> None:
     app.include_router(_lists(service))
     app.include_router(_control(service))
     app.include_router(_tools(service))
+    app.include_router(_tasks(service))
 
 
 def _shape(problem: Problem) -> Mapping[str, object]:
@@ -89,6 +91,22 @@ def _drawing(service: Service) -> APIRouter:
         model = settings.get("model")
         if isinstance(model, str):
             await service.use_model(model)
+
+    return router
+
+
+def _tasks(service: Service) -> APIRouter:
+    router = _router("/internal")
+
+    @router.post("/progress", openapi_extra=body_of("TaskToFollow", {}))
+    async def progress(request: HttpRequest, owner: Asking) -> dict[str, object]:
+        """Where the call stands that was named by force_task_id."""
+        return task_progress(service, owner, await object_in(request))
+
+    @router.get("/pending-tasks")
+    async def pending(owner: Asking) -> dict[str, object]:
+        """The names of the calls that wait."""
+        return pending_tasks(service, owner)
 
     return router
 
