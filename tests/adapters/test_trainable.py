@@ -145,6 +145,18 @@ def test_lokr_shares_a_side_in_near_halves_or_by_its_factor() -> None:
     assert first(1) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("features", "rank", "block"), [(16, 4, 4), (16, 5, 4), (160, 16, 10), (160, 8, 10), (96, 8, 6)]
+)
+def test_boft_takes_the_greatest_block_of_its_rank_or_the_least_there_is(
+    features: int, rank: int, block: int
+) -> None:
+    net = nn.ModuleDict({"one": Linear(4, features)})
+    blocks = next(iter(trainable(net, "boft", ["one"], size=Size(rank))["one"].parameters()))
+    count = features // block
+    assert tuple(blocks.shape) == (count.bit_length(), count, block, block)
+
+
 def test_what_cannot_be_taught_is_refused() -> None:
     net = network()
     with pytest.raises(RequestError, match=r"unknown kind of adapter lara; choose lora, loha"):
@@ -152,7 +164,7 @@ def test_what_cannot_be_taught_is_refused() -> None:
     with pytest.raises(RequestError, match="third is no layer"):
         trainable(net, "lora", ["third"])
     odd = nn.ModuleDict({"odd": Linear(4, 9)})
-    with pytest.raises(RequestError, match="BOFT needs 9 features"):
+    with pytest.raises(RequestError, match="BOFT turns features in pairs, and a layer has 9"):
         trainable(odd, "boft", ["odd"], size=SIZE)
     for settings, word in (({"rank": 0}, "rank"), ({"alpha": -1.0}, "alpha"), ({"factor": 0}, "f")):
         with pytest.raises(RequestError, match=word):

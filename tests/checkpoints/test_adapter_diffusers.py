@@ -22,6 +22,9 @@ from adapters_published import (
     weighted,
     write,
 )
+from safelight.adapters.adapter import Adapter
+from safelight.adapters.targets import targets
+from safelight.adapters.trainable import Size, trainable
 from safelight.checkpoints.adapter_load import load_adapter
 from safelight.checkpoints.adapter_save import AdapterLayout, save_adapter
 from safelight.errors import CheckpointError
@@ -249,6 +252,43 @@ def test_what_peft_saves_beside_its_config_is_what_it_draws(kind: str, tmp_path:
     assert drawn_with(made.model, again.adapter).distance(theirs, ("unet",)) < NEAR
 
 
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr", "OFT", "BOFT", "IA3"])
+def test_what_we_save_peft_takes_with_the_same_result(kind: str, tmp_path: Path) -> None:
+    """Alpha is the rank there, since strengths stand within our tensors."""
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    made, fresh = pair("sd15"), pair("sd15")
+    by_peft(made.unet, peft_configs()[kind], tmp_path / "peft")
+    theirs = drawn_by({"unet": made.unet})
+    found = load_adapter(tmp_path / "peft", made.model)
+    save_adapter(found.adapter, tmp_path / "a.safetensors", made.model, layout="diffusers")
+    config = peft_configs()[kind]
+    for name in ("alpha", "lora_alpha"):
+        if hasattr(config, name):
+            setattr(config, name, config.r)  # type: ignore[attr-defined]
+    model = get_peft_model(fresh.unet, config)  # type: ignore[arg-type]
+    state = {
+        f"base_model.model.{name.removeprefix('unet.')}": tensor
+        for name, tensor in load_file(tmp_path / "a.safetensors").items()
+    }
+    taken = set_peft_model_state_dict(model, state)
+    assert not taken.unexpected_keys
+    assert drawn_by({"unet": fresh.unet.eval()}).distance(theirs) < NEAR
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+@pytest.mark.parametrize("weight", [0.3, -1.0])
+def test_kinds_that_peft_weighs_are_weighed_alike(kind: str, weight: float, tmp_path: Path) -> None:
+    made = pair("sd15")
+    by_peft(made.unet, peft_configs()[kind], tmp_path / "peft")
+    found = load_adapter(tmp_path / "peft", made.model)
+    for module in made.unet.modules():
+        if hasattr(module, "set_scale"):
+            module.set_scale("default", weight)  # type: ignore[operator]
+    theirs = drawn_by({"unet": made.unet})
+    assert drawn_with(made.model, found.adapter, weight).distance(theirs, ("unet",)) < NEAR
+
+
 def test_settings_of_peft_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     made = lora_by_diffusers(pair("sd15"))
     state = load_file(saved_by_diffusers(made, tmp_path))
@@ -275,6 +315,32 @@ def test_what_we_save_diffusers_loads_with_the_same_result(
     assert drawn_by(again.theirs).distance(theirs) < NEAR
     back = load_adapter(path, made.model)
     assert drawn_with(made.model, back.adapter).distance(theirs) < NEAR
+
+
+TAUGHT_FOR_DIFFUSERS: dict[str, tuple[str, ...]] = {
+    "lora": ("transformer", "convolutions"),
+    "dora": ("transformer", "convolutions"),
+    "lokr": ("attention",),  # Diffusers reads none of convolutions
+}
+
+
+@pytest.mark.parametrize("kind", TAUGHT_FOR_DIFFUSERS)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_what_is_taught_here_diffusers_draws_with(family: str, kind: str, tmp_path: Path) -> None:
+    made = pair(family)
+    unet = made.model.network.unet
+    paths = targets(unet, TAUGHT_FOR_DIFFUSERS[kind])
+    deltas = trainable(unet, kind, paths, size=Size(rank=3))
+    for delta in deltas.values():
+        randomise(delta.requires_grad_(False), "")
+    adapter = Adapter("taught", {"unet": deltas})
+    ours = drawn_with(made.model, adapter)
+    for layout in LAYOUTS if kind == "lora" else LAYOUTS[1:]:
+        path = tmp_path / layout / "a.safetensors"
+        save_adapter(adapter, path, made.model, layout=layout)
+        theirs = drawn_by({"unet": loaded_by_diffusers(pair(family), path).unet})
+        assert theirs.distance(ours, ("unet",)) < NEAR
+    assert ours.distance(drawn_by({"unet": made.unet}), ("unet",)) > 0.02
 
 
 @pytest.mark.slow

@@ -214,6 +214,21 @@ def test_keys_without_a_place_are_listed_and_counted(tmp_path: Path) -> None:
     assert any("2 tensors without a place" in note for note in found.notes)
 
 
+def test_of_many_keys_without_a_place_a_few_are_named_and_where_to_see_all(tmp_path: Path) -> None:
+    strange = {f"lora_unet_lost_{n}.alpha": torch.tensor(1.0) for n in range(7)}
+    found = load_adapter(write(lora() | strange, tmp_path / "a.safetensors"), SD15)
+    (note,) = [note for note in found.notes if "without a place" in note]
+    assert note.startswith("7 tensors") and "and 2 more (safelight inspect --json names" in note
+    seen = inspect(tmp_path / "a.safetensors", hashes=False)
+    assert seen.adapter is not None and set(seen.adapter.unmatched) == strange.keys()
+
+
+def test_names_that_only_begin_as_those_of_an_adapter_match_nothing(tmp_path: Path) -> None:
+    state = {f"{name}x": tensor for name, tensor in lora().items()}
+    message = refused(state, tmp_path)
+    assert message.startswith("none of the 3 tensors of ") and "so 0 % of it can be used" in message
+
+
 def test_the_last_block_of_sd2_is_left_out_and_said(tmp_path: Path) -> None:
     block = "lora_te_text_model_encoder_layers_{}_mlp_fc1"
     state = lora(block.format(22), 4096, 1024) | lora(block.format(23), 4096, 1024)
@@ -280,7 +295,9 @@ def test_dora_says_which_norm_it_takes_and_keeps_it(tmp_path: Path) -> None:
     state = lora() | {f"{QUERY}.dora_scale": torch.ones(WIDTH, 1)}
     path = write(state, tmp_path / "a.safetensors")
     found = load_adapter(path, SD15)
-    assert any("norm of the changed weight" in note for note in found.notes)
+    assert any(
+        "norm of the changed weight; programs" in n and "dora=base" in n for n in found.notes
+    )
     other = load_adapter(path, SD15, norm="base")
     assert any("norm of the base weight" in note for note in other.notes)
     save_adapter(other.adapter, tmp_path / "b.safetensors", SD15)

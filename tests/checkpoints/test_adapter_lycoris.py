@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from adapters_published import (
     NEAR,
+    WEIGHTS,
     Pair,
     drawn_by,
     drawn_with,
@@ -20,6 +21,10 @@ from adapters_published import (
     randomise,
     write,
 )
+from models_tiny import distance
+from safelight.adapters.adapter import Adapter
+from safelight.adapters.attach import merged
+from safelight.adapters.strengths import Strengths
 from safelight.checkpoints.adapter_load import LoadedAdapter, load_adapter
 from safelight.checkpoints.adapter_save import save_adapter
 
@@ -61,7 +66,27 @@ def trained(made: Pair, kind: str) -> nn.Module:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=rng))
     else:
         randomise(network, "")
+    if kind == "boft":  # large turns make weights in which a network loses its digits
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(0.3)
     return network
+
+
+def at(network: nn.Module, weight: float) -> nn.Module:
+    """LyCORIS' network at another weight."""
+    for module in (*network.unet_loras, *network.text_encoder_loras):  # type: ignore[misc]
+        module.multiplier = weight
+    return network
+
+
+# At other weights than 1 LyCORIS has DoRA's change whole and weakens its magnitude alone, and
+# rescales whole, so that 0 is not the model; A1111 and ComfyUI go part of the way, and so do we.
+HALFWAY = {"dora", "dora-in", "diag-oft"}
+
+
+def weights_of(kind: str) -> tuple[float, ...]:
+    return (1.0,) if kind in HALFWAY else WEIGHTS
 
 
 def loaded(made: Pair, state: dict[str, Tensor], folder: Path) -> LoadedAdapter:
@@ -80,16 +105,58 @@ def test_each_kind_is_what_lycoris_makes_of_it(kind: str, tmp_path: Path) -> Non
     made = pair("sd15")
     plain = drawn_by(made.theirs)
     network = trained(made, kind)
-    theirs = drawn_by(made.theirs)
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     found = loaded(made, state, tmp_path)
     assert KINDS[kind][0] in found.adapter.about.kinds
-    assert drawn_with(made.model, found.adapter).distance(theirs) < NEAR
-    assert theirs.distance(plain) > 0.02
     save_adapter(found.adapter, tmp_path / "b.safetensors", made.model)
     again = load_adapter(tmp_path / "b.safetensors", made.model)
     assert again.matched == again.total
-    assert drawn_with(made.model, again.adapter).distance(theirs) < NEAR
+    for weight in weights_of(kind):
+        at(network, weight)
+        theirs = drawn_by(made.theirs)
+        for adapter in (found.adapter, again.adapter):
+            assert drawn_with(made.model, adapter, weight).distance(theirs) < NEAR
+        assert theirs.distance(plain) > 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("lora", "norms")])
+def test_each_kind_for_xl_in_its_original_names(kind: str, tmp_path: Path) -> None:
+    made = pair("sdxl")
+    network = trained(made, kind)
+    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    found = loaded(made, kohya_xl(state, made), tmp_path)
+    for weight in weights_of(kind):
+        at(network, weight)
+        theirs = drawn_by(made.theirs)
+        assert drawn_with(made.model, found.adapter, weight).distance(theirs) < NEAR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(HALFWAY))
+@pytest.mark.parametrize("weight", [0.3, -1.0])
+def test_a_kind_that_is_no_sum_goes_part_of_the_way_to_what_it_is_at_1(
+    kind: str, weight: float, tmp_path: Path
+) -> None:
+    """As A1111 and ComfyUI weigh them: on one layer, whose output is linear in its weight."""
+    made = pair("sd15")
+    network = trained(made, kind)
+    state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    found = loaded(made, state, tmp_path)
+    parts, path = {"unet": made.model.network.unet}, "mid_block.resnets.0.conv1"
+    delta = {"unet": {path: found.adapter.deltas["unet"][path]}}
+    one = Adapter("one", delta)
+    own = parts["unet"].get_submodule(path).weight
+    assert isinstance(own, Tensor)
+    whole, part = (
+        next(iter(merged(parts, [(one, Strengths(strength))]))).tensor for strength in (1.0, weight)
+    )
+    if kind == "diag-oft":  # the turn and the factors go their way each
+        assert distance(part, own + weight * (whole - own)) > NEAR
+        nothing = next(iter(merged(parts, [(one, Strengths(1e-6))]))).tensor
+        assert distance(nothing, own) < NEAR
+    else:
+        assert distance(part, own + weight * (whole - own)) < NEAR
 
 
 @pytest.mark.parametrize("naming", [pytest.param("diffusers", marks=pytest.mark.slow), "original"])

@@ -55,6 +55,14 @@ def test_the_content_hash_ignores_the_notes(path: Path, tmp_path: Path) -> None:
     text.write_text("no safetensors")
     with pytest.raises(FileError, match=r"a\.ckpt is not a safetensors file"):
         hashes.content_sha256(text)
+    short = tmp_path / "short.safetensors"
+    for size, fault in (
+        (0, "is empty; download"),
+        (40, "is truncated or not a safetensors file; "),
+    ):
+        short.write_bytes(raw[:size])
+        with pytest.raises(FileError, match=rf"short\.safetensors .*{fault}"):
+            hashes.content_sha256(short)
 
 
 def test_the_old_hash_reads_64_kib_at_1_mib(path: Path, tmp_path: Path) -> None:

@@ -101,6 +101,20 @@ def test_a_missing_name_lists_what_is_there(place: Path) -> None:
         find_addon("lora", "style")
 
 
+def test_of_many_names_the_nearest_come_first(place: Path) -> None:
+    for number in range(30):
+        lora(place / f"loras/a{number:02}.safetensors")
+    lora(place / "loras/watercolour.safetensors")
+    with pytest.raises(FileError, match=r"there are watercolour, a.* and 19 more"):
+        find_addon("lora", "watercolor")
+
+
+def test_what_is_no_weight_is_told_from_a_name_that_is_not_there(place: Path) -> None:
+    lora(place / "loras/style.safetensors")
+    with pytest.raises(FileError, match="there is style, and 'much' is no weight"):
+        find_addon("lora", "style:much")
+
+
 def test_links_that_go_round_and_hidden_files_are_passed_by(place: Path) -> None:
     lora(place / "loras/one.safetensors")
     lora(place / "loras/.hidden.safetensors")

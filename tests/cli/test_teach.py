@@ -11,7 +11,7 @@ from safelight.checkpoints.embedding_file import read_embedding
 from safelight.checkpoints.load import load
 from safelight.cli.main import run
 from safelight.cli.teaching import base_of, machine
-from safelight.training.config.lessons import PRESETS
+from safelight.training.config.lessons import LESSONS, PRESETS
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +72,20 @@ def test_a_class_is_drawn_and_the_whole_may_learn(place: Path) -> None:
     assert teach("--kind", "full", "--class", "a ball", "--class-count", "1", "--to", "run") == 0
     assert load("run/model").family.label == load("old").family.label
     assert len(list(Path("run/class").rglob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("kind", LESSONS)
+def test_every_kind_is_taught_to_the_model_that_the_package_carries(
+    kind: str, place: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safelight.embedded.carried.shelf", lambda: model)
+    small = ("--size", "32", "--batch", "1", "--steps", "1", "--to", "run", "--name", "ball")
+    assert run(["teach", "ball", "--word", "<ball>", "--kind", kind, *small]) == 0
+    (made,) = Path("run").glob("model" if kind == "full" else "model/ball.safetensors")
+    if kind == "full":
+        assert load(made).family.backbone == load(model).family.backbone
+    elif kind != "inversion":
+        assert load_adapter(made, load(model)).unmatched == ()
 
 
 def test_a_check_leaves_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,14 @@ def test_the_model_it_is_for_is_not_changed_and_takes_it(place: Path) -> None:
     assert not torch.equal(plain, led)
 
 
+def test_the_model_that_the_package_carries_is_one_to_follow_maps(
+    place: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safelight.embedded.carried.shelf", lambda: model)
+    (weights,) = trained(values(model={"checkpoint": "embedded"})).glob("*.safetensors")
+    assert weights.stat().st_size > 0
+
+
 def test_a_control_net_goes_on_from_a_checkpoint(place: Path) -> None:
     first = trained(values())
     before = load_control(first).network.state_dict()

@@ -269,6 +269,25 @@ def test_a_mistake_is_named(adapter: dict[str, Any], words: str) -> None:
         lab.job(lab.values("lora", adapter=adapter))
 
 
+@pytest.mark.parametrize("recipe", ["lora", "lcm"])
+@pytest.mark.parametrize("kind", ["ia3", "glora", "oft", "boft", "full"])
+def test_a_layout_that_has_no_names_for_a_kind_is_refused_before_it_is_taught(
+    kind: str, recipe: str
+) -> None:
+    told = lab.values(recipe, adapter={"kind": kind}, export={"layout": "diffusers"})
+    with pytest.raises(InputError, match=rf"^c\.toml: export\.layout diffusers has no .* {kind};"):
+        lab.job(told)
+
+
+def test_layers_that_a_layout_has_no_names_for_are_refused_before_they_are_taught(
+    place: Path,
+) -> None:
+    told = lab.values("lora", adapter={"targets": ["norms"]}, export={"layout": "diffusers"})
+    with pytest.raises(InputError, match="the kind norm has no names in Diffusers'"):
+        lab.job(told)
+    assert not Path("run/checkpoints").exists()
+
+
 def test_fsdp_is_not_for_what_is_small(place: Path) -> None:
     told = values()
     told["training"]["parallel"] = "fsdp"

@@ -32,7 +32,8 @@ from safelight.printable import shown
 class Size:
     """How much an adapter can hold, for every layer alike.
 
-    rank: of products, and the size of the blocks of OFT and BOFT, at most.
+    rank: of products, and the size of the blocks of OFT and BOFT, at most (BOFT's least may be
+        larger).
     alpha: scale = alpha / rank; None is the rank, a scale of 1.
     conv_rank, conv_alpha: of convolutions with a kernel; None is as for the others.
     factor: the greatest side of LoKr's first factor; None makes both factors alike in size.
@@ -197,16 +198,21 @@ def _orthogonal(layer: Layer, size: Size, draw: _Draw) -> Orthogonal:
 
 
 def _butterfly(layer: Layer, size: Size, draw: _Draw) -> Butterfly:
-    """As many factors as let every feature reach every other."""
+    """As many factors as let every feature reach every other.
+
+    Features are an even block times a power of two: the greatest block within the rank, or the
+    least that there is.
+    """
     out, rank = _shape(layer)[0], size.of(_shape(layer))[0]
-    fit = [b for b in range(2, max(rank, 2) + 1, 2) if out % b == 0 and _is_power(out // b)]
+    fit = [b for b in range(2, out + 1, 2) if out % b == 0 and _is_power(out // b)]
     if not fit:
         raise RequestError(
-            f"BOFT needs {out} features to be an even block of at most {rank} times a power of "
-            f"two; choose a greater rank"
+            f"BOFT turns features in pairs, and a layer has {out} of them; choose other layers "
+            "(targets), or the kind oft"
         )
-    count = out // fit[-1]
-    return Butterfly(torch.zeros(count.bit_length(), count, fit[-1], fit[-1]))
+    block = max((b for b in fit if b <= rank), default=fit[0])
+    count = out // block
+    return Butterfly(torch.zeros(count.bit_length(), count, block, block))
 
 
 def _is_power(number: int) -> bool:

@@ -28,6 +28,7 @@ from safelight.checkpoints.closing import Closes
 from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.keymap import Shape
 from safelight.checkpoints.kinds import kind_of as kind_of_file
+from safelight.checkpoints.parts import listed
 from safelight.checkpoints.weight_file import WeightFile
 from safelight.errors import CheckpointError, FileError
 from safelight.printable import shown
@@ -157,6 +158,12 @@ def adapter_in(file: WeightFile) -> AdapterFile:
     """
     found = sort(file.header)
     finding = kind_of_file({name: info.shape for name, info in file.header.items()})
+    if not found.groups and finding.kind == "lora":
+        raise CheckpointError(
+            f"none of the {len(file.header)} tensors of {shown(file.path)} ends as a change of a "
+            f"layer does, so 0 % of it can be used: {listed(map(shown, file.header), 3)}; get the "
+            "file in the names of kohya, Diffusers or PEFT"
+        )
     if not found.groups or finding.kind not in ("lora", "unknown"):
         raise CheckpointError(
             f"{shown(file.path)} is no adapter of layers (LoRA and its kin), but {finding.kind}: "

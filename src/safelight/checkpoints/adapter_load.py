@@ -35,6 +35,8 @@ from safelight.families import Family
 from safelight.model import FileRecord, Model
 from safelight.printable import shown
 
+LISTED = 5  # unmatched names that a note shows
+
 
 @dataclass(frozen=True)
 class LoadedAdapter:
@@ -174,9 +176,10 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if fit.unmatched:
+        more = " (safelight inspect --json names all)" if len(fit.unmatched) > LISTED else ""
         notes.append(
             f"{_tensors(len(fit.unmatched))} without a place in this model, not used: "
-            f"{listed(map(shown, fit.unmatched))}"
+            f"{listed(map(shown, fit.unmatched), LISTED)}{more}"
         )
     if fit.idle:
         notes.append(f"{_tensors(len(fit.idle))} for the text encoder's last block, never run")
@@ -186,7 +189,7 @@ def _notes(
         other = "base" if norm == "changed" else "changed"
         notes.append(
             f"DoRA takes the norm of the {norm} weight; programs differ, the other way is "
-            f"norm={other!r}"
+            f"dora={other}"
         )
     if embeddings:
         words = ", ".join(shown(e.token, 60) for e in embeddings)

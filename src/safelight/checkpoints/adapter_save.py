@@ -49,7 +49,7 @@ def save_adapter(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an adapter as one safetensors file that A1111, ComfyUI and Diffusers load.
+    """Write an adapter as one safetensors file in names that other programs load.
 
     "kohya": `lora_unet_...`, for SDXL in the original names, as its trainer has them; all kinds but
         PEFT's own. "diffusers": `unet....lora_A.weight`, in which a strength (alpha / rank) is
@@ -77,6 +77,13 @@ def save_adapter(
     make_folder(path.parent)
     remarks = _metadata(adapter, family, layout) | dict(metadata or {})
     write_safetensors(path, entries, remarks)
+
+
+def check_saveable(adapter: Adapter, model: Model | Family, layout: AdapterLayout) -> None:
+    """Raise what `save_adapter` would for layers and kinds, and write nothing."""
+    layers = layers_of(model if isinstance(model, Family) else model.family)
+    for part, place, delta in adapter:
+        _tensors(layers, part, place, delta, layout)
 
 
 def _tensors(

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from safelight.checkpoints.files import open_weights
 from safelight.checkpoints.regular_file import RegularFile
 from safelight.checkpoints.safetensors_file import header_length
 from safelight.errors import FileError
@@ -116,6 +117,8 @@ def _hashed(path: str | os.PathLike[str], *, skip_header: bool) -> str:
         if skip_header:
             length = header_length(file.bytes(0, min(9, file.size)), file.size)
             if length is None:
+                if file.path.suffix.lower() == ".safetensors":
+                    open_weights(path).close()  # says what is wrong with it
                 raise FileError(f"{shown(file.path)} is not a safetensors file")
             start = 8 + length
         digest = _digest(file, start)

@@ -97,7 +97,7 @@ def _parsed(file: RegularFile) -> tuple[list[Entry], dict[str, str], int]:
     if length > file.size - 8:
         raise FileError(
             f"{where} says that its header has {length} bytes, but only {file.size - 8} follow; "
-            "it is truncated or not a safetensors file"
+            "it is truncated or not a safetensors file; download or copy it again"
         )
     if not 2 <= length <= MAX_HEADER:
         raise FileError(
@@ -135,7 +135,10 @@ def _json(where: str, header: bytes) -> dict[str, object]:
         fields = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else shown(str(error))
-        raise FileError(f"{where} has a header that is not JSON: {reason}") from None
+        raise FileError(
+            f"{where} has a header that is not JSON: {reason}; the file is damaged, download or "
+            "copy it again"
+        ) from None
     if not isinstance(fields, dict):
         raise FileError(f"{where} has a header that is not a JSON object")
     return fields

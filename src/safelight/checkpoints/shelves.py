@@ -9,6 +9,7 @@ Looking for names opens no file but to tell apart those that share a name.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
@@ -164,12 +165,26 @@ def _unknown(kind: Addon, name: str, known: Sequence[Shelved], near: Path | None
             f"{missing}: {where}; put its file into a folder {FOLDERS[kind][0]} beside the model "
             f"or here, or give it with {_OPTIONS[kind]}"
         )
-    names = [shown(one.name) for one in known[:_LISTED]]
+    before, colon, behind = name.rpartition(":")
+    if colon and any(_stem(before) == _stem(one.name) for one in known):
+        return f"{missing}; there is {shown(before)}, and {shown(behind)!r} is no weight"
+    nearest = _nearest_first(name, known) if len(known) > _LISTED else known
+    names = [shown(one.name) for one in nearest[:_LISTED]]
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
     return (
         f"{missing} in {folders}; there are {', '.join(names)}{more}. Or give its file with "
         f"{_OPTIONS[kind]}"
     )
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem.lower()
+
+
+def _nearest_first(name: str, known: Sequence[Shelved]) -> list[Shelved]:
+    """What somebody who wrote this name may have meant, before the rest."""
+    wanted = _stem(name)
+    return sorted(known, key=lambda one: -SequenceMatcher(None, wanted, _stem(one.name)).ratio())
 
 
 def _below(folder: Path, prefix: str, seen: set[str]) -> Iterator[Shelved]:

@@ -107,7 +107,12 @@ def teach(
         str | None, typer.Option("--name", help="Of the file it writes.", rich_help_panel=RUN)
     ] = None,
     layout: Annotated[
-        str, typer.Option("--layout", help="kohya or diffusers.", rich_help_panel=RUN)
+        str,
+        typer.Option(
+            "--layout",
+            help="kohya, or diffusers for lora, locon, dora, loha, lokr.",
+            rich_help_panel=RUN,
+        ),
     ] = "kohya",
     until: Annotated[
         str | None,
@@ -126,7 +131,7 @@ def teach(
 
     The config it makes of its options lies in the run's folder as teach.toml, with every number
     that was chosen, and `safelight train` takes it. What is learned is a small file for `--lora` or
-    `--embedding`, which A1111, ComfyUI and Diffusers open; with --kind full a whole model.
+    `--embedding`, in names that other programs read; with --kind full a whole model.
     """
     from safelight.cli.teaching import Asked, work
 

@@ -10,7 +10,7 @@ from safelight.adapters.adapter import UNET, Adapter, AdapterFacts, by_text_part
 from safelight.adapters.targets import targets
 from safelight.adapters.trainable import Size, trainable
 from safelight.checkpoints.adapter_load import load_adapter
-from safelight.checkpoints.adapter_save import save_adapter
+from safelight.checkpoints.adapter_save import check_saveable, save_adapter
 from safelight.errors import RequestError
 from safelight.models.deltas import Delta
 from safelight.printable import shown
@@ -31,17 +31,19 @@ def networks(model: Taught) -> dict[str, nn.Module]:
 
 
 def taught_layers(
-    section: AdapterSection, model: Taught, seed: int, workshop: Workshop
+    section: AdapterSection, model: Taught, config: TaughtRun, workshop: Workshop
 ) -> TaughtLayers:
-    """What learns, in its place until the workshop closes.
+    """What learns, in its place until the workshop closes; all of it can be written afterwards.
 
-    Raises RequestError for layers that are not there, and what reading an adapter raises.
+    Raises RequestError for layers that are not there or have no names in the layout asked for, and
+    what reading an adapter raises.
     """
     places = networks(model)
     if section.checkpoint is None:
-        deltas = _begun(section, places, seed)
+        deltas = _begun(section, places, config.training.seed)
     else:
         deltas = _read(Path(section.checkpoint), model, places, workshop)
+    check_saveable(Adapter(config.folder, deltas), model.model.family, config.export.layout)
     workshop.stack.enter_context(taking_part(places, deltas, dropout=section.dropout))
     return TaughtLayers(deltas)
 

@@ -9,6 +9,7 @@ from torch import nn
 from safelight.checkpoints.control_about import WEIGHTS, write_making
 from safelight.checkpoints.control_load import load_control
 from safelight.checkpoints.control_save import save_control
+from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load
 from safelight.errors import CheckpointError, RequestError
 from safelight.model import Model
@@ -114,10 +115,9 @@ def _maker(config: ControlRun) -> MapMaker:
 def _model(config: ControlRun) -> Model:
     """The model in float32 on the CPU. Raises RequestError if it draws from more than text."""
     section = config.model
-    path = Path(section.checkpoint)
-    model = load(
-        path, dtype=torch.float32, vae=section.vae, ema=section.use_ema, variant=section.variant
-    )
+    path = find_model(section.checkpoint)
+    vae = None if section.vae is None else find_model(section.vae, what="autoencoder")
+    model = load(path, dtype=torch.float32, vae=vae, ema=section.use_ema, variant=section.variant)
     family = model.family
     if family.extra_channels or family.task not in ("text", "refine"):
         raise RequestError(

@@ -118,7 +118,7 @@ def _lora(config: LcmRun, model: Taught, workshop: Workshop) -> _Pupil:
             "is not; leave it out, and the scale becomes part of the weights, or give "
             "adapter = false, and the whole U-Net learns to be told"
         )
-    layers = taught_layers(config.adapter, model, config.training.seed, workshop)
+    layers = taught_layers(config.adapter, model, config, workshop)
     title = f"LCM LoRA, {config.distillation.steps} steps"
     return _Pupil(
         model.network,

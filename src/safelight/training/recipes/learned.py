@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from safelight.checkpoints.library import find_model
 from safelight.checkpoints.load import load, load_autoencoder, load_clip, open_checkpoint
 from safelight.checkpoints.scheduler_json import scheduler_to_json
 from safelight.checkpoints.tokenizer_files import read_vocabulary
@@ -152,11 +153,11 @@ def _checkpoint(config: DiffusionRun) -> tuple[Model, dict[str, torch.dtype]]:
                 f"process.{name} is the checkpoint's own; only prediction and zero_terminal_snr "
                 "can be changed by fine-tuning"
             )
-    path = Path(section.checkpoint)
+    path = find_model(section.checkpoint)
     model = load(
         path,
         dtype=torch.float32,
-        vae=section.vae,
+        vae=None if section.vae is None else find_model(section.vae, what="autoencoder"),
         prediction=process.prediction,
         zero_terminal_snr=process.zero_terminal_snr,
         ema=section.use_ema,

@@ -29,7 +29,7 @@ def lora_job(config: LoraRun, workshop: Workshop) -> Job:
     identity = model.identity
     # The class is drawn, and latents are made, by the model as it is.
     data = learning_data(config, model.reader, workshop)
-    layers = taught_layers(config.adapter, model, config.training.seed, workshop)
+    layers = taught_layers(config.adapter, model, config, workshop)
     settings = rated(config.training.settings(), layers)
     reads = LearningText if set(layers.deltas) - {"unet"} else FrozenText
     task = DiffusionTask(
