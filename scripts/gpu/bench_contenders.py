@@ -11,7 +11,10 @@ import torch
 from bench_twins import Pair, Setup, autoencoders, noise, unet_inputs, unets
 from torch import Tensor, nn
 
+from safelight.engines.fp8 import missing, to_fp8
+from safelight.engines.narrow_layers import nbytes
 from safelight.engines.recorded import RecordedUNet
+from safelight.errors import RequestError
 from safelight.models.unet import UNet
 
 
@@ -31,12 +34,17 @@ class Contender:
 
     @property
     def graphed(self) -> bool:
-        return self.name.endswith(("recorded", "reduce-overhead"))
+        return "recorded" in self.name or self.name.endswith("reduce-overhead")
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether it rounds to so few, and may be as far from the others as that allows."""
+        return self.name.endswith("fp8")
 
     @property
     def weights(self) -> int:
         """Bytes."""
-        return sum(p.numel() * p.element_size() for m in self.modules for p in m.parameters())
+        return sum(map(nbytes, self.modules))
 
 
 @dataclass
@@ -84,6 +92,19 @@ class Bench:
             return copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
         found: nn.Module = self.kept(("channels_last", id(module)), make)
+        return found
+
+    def in_fp8(self, module: nn.Module) -> nn.Module:
+        """A copy whose large weights are in e4m3. Raises RequestError for a GPU without it."""
+        if self.setup.cuda and (reason := missing()):
+            raise RequestError(f"engine fp8 cannot run here: {reason}")
+
+        def make() -> nn.Module:
+            made = copy.deepcopy(module)
+            to_fp8(made)
+            return made
+
+        found: nn.Module = self.kept(("fp8", id(module)), make)
         return found
 
 
@@ -157,11 +178,13 @@ def contender(
     ask: Callable[[str, Any], Callable[[], Tensor]],
     key: tuple[object, ...],
 ) -> Contender:
-    """One of `module`: as it is, in channels_last, as a recorded graph, or compiled."""
+    """One of `module`: as it is, in channels_last or fp8, as a recorded graph, or compiled."""
     setup = bench.setup
     name = who if not how else f"{who}, {how}"
     if "channels_last" in how:
         module = bench.last(module)
+    if "fp8" in how:
+        module = bench.in_fp8(module)
     if "compiled" in how or "reduce-overhead" in how:
         mode = "reduce-overhead" if "reduce-overhead" in how else None
 
@@ -176,10 +199,11 @@ def contender(
 
         call, seconds = bench.kept(("compiled", *key), make)
         return Contender(name, call, (module,), compile_s=round(seconds, 2))
+    # the engine looks where weights lie, which those of eight bits do not tell
     if how == "recorded" and setup.cuda and isinstance(module, UNet):
         engine = bench.kept(("recorded", *key), lambda: RecordedUNet(module))
         return Contender(name, ask(who, engine), (module,))
-    if how == "recorded":
+    if "recorded" in how:
         call = bench.kept(("recorded", *key), lambda: recorded(setup, ask(who, module)))
         return Contender(name, call, (module,))
     return Contender(name, ask(who, module), (module,))

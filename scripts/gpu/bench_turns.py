@@ -46,7 +46,11 @@ def compared(
     reference = next((output for c, output, _ in ready if c.who == "diffusers"), ready[0][1])
     able: list[tuple[Contender, Line, float]] = []
     for one, output, guess in ready:
-        line = apart_in_pixels(output, reference) if pictures else apart(output, reference)
+        if pictures:
+            line = apart_in_pixels(output, reference)
+        else:
+            kind = "int8" if one.eight_bits else dtype_name(reference.dtype)
+            line = apart(output, reference, TOLERANCE[kind])
         line = {"contender": one.name, **line}
         if "error" in line:
             yield line
@@ -83,10 +87,10 @@ def compared(
         yield line
 
 
-def apart(output: Tensor, reference: Tensor) -> Line:
+def apart(output: Tensor, reference: Tensor, allowed: float) -> Line:
     """How far the output is from the reference's, in its deviations; an error if too far."""
     pair = (tensor.float().cpu().numpy() for tensor in (output, reference))
-    away = measured_apart(*pair, TOLERANCE[dtype_name(reference.dtype)])
+    away = measured_apart(*pair, allowed)
     found: Line = {"apart": round(away.typical, 6), "apart_largest": round(away.largest, 6)}
     if not away.same:
         found["error"] = f"other work: {away.typical:.3g} deviations from Diffusers' output"

@@ -2,24 +2,30 @@
 """Compare a device with the CPU in float32: parts, then whole pictures, of random small models.
 
     python scripts/gpu/parity.py --device cuda --out parity.jsonl
-    python scripts/gpu/parity.py --device cuda --engine recorded
+    python scripts/gpu/parity.py --device cuda --engine recorded,fp8
     python scripts/gpu/parity.py --device cpu    # a dry run: bf16 and fp16 against fp32
 
-One JSON line for each family, part and type: the largest difference in standard deviations of the
-CPU's float32 output; for pictures the largest and mean difference in levels of 255. Takes about a
-minute on a CPU. Families already in the output file are skipped, so an interrupted run goes on.
+One JSON line for each family, engine, part and type: the largest difference in standard deviations
+of the CPU's float32 output; for pictures the largest and mean difference in levels of 255. Without
+--engine the modules as they are, and the engines for GPUs; `fp8` rounds to eight bits, so it is far
+from the rest. On a CPU, whose products of such numbers are PyTorch's own, `recorded` calls again
+what a GPU would replay. Takes about a minute on a CPU for each engine. What the output file holds
+is skipped, so an interrupted run goes on.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from safelight.benchmarks.geometry import random_model, small
+from safelight.cli.benching import names
+from safelight.engines import fp8, recorded
 from safelight.engines.placement import DTYPES, resolve_device
 from safelight.engines.table import EAGER, ENGINES, engined
 from safelight.families import FAMILIES
@@ -31,26 +37,39 @@ from safelight.text.spec import Size
 
 CHOSEN = ("sd15", "sd2-v", "sdxl", "ssd-1b", "tiny-sd")
 SIDE = 128
+USUAL = (EAGER, recorded.NAME, fp8.NAME)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--engine", default=EAGER, choices=ENGINES, help="what computes it there")
+    parser.add_argument(
+        "--engine", default=",".join(USUAL), help="what computes it there; several with commas"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     device = resolve_device(given.device)
-    done = set()
-    if given.out is not None and given.out.exists():
-        done = {json.loads(line)["family"] for line in given.out.read_text().splitlines()}
-    for name in CHOSEN:
-        if name in done:
+    engines = names(given.engine)
+    for engine in engines:
+        if engine not in ENGINES:
+            parser.error(f"there is no engine {engine!r}; choose from {', '.join(ENGINES)}")
+    done = held(given.out)
+    for name, engine in ((name, engine) for engine in engines for name in CHOSEN):
+        if (name, engine, str(device)) in done:
             continue
-        text = "".join(json.dumps(row) + "\n" for row in rows(name, device, given.engine))
+        text = "".join(json.dumps(row) + "\n" for row in rows(name, device, engine))
         sys.stdout.write(text)
         if given.out is not None:
             with given.out.open("a", encoding="utf-8") as file:
                 file.write(text)
+
+
+def held(out: Path | None) -> set[tuple[str, str, str]]:
+    """Family, engine and device of what the file holds."""
+    if out is None or not out.exists():
+        return set()
+    lines = map(json.loads, out.read_text("utf-8").splitlines())
+    return {(line["family"], line["engine"], line["device"]) for line in lines}
 
 
 def rows(name: str, device: torch.device, engine: str) -> Iterator[dict[str, object]]:
@@ -60,7 +79,7 @@ def rows(name: str, device: torch.device, engine: str) -> Iterator[dict[str, obj
     told = parts(reference)
     (picture,) = generate(reference, request())
     for kind, dtype in DTYPES.items():
-        model = engined(moved(random_model(family), device, dtype), engine)
+        model = computed(moved(random_model(family), device, dtype), engine)
         common = {"family": name, "device": str(device), "dtype": kind, "engine": engine}
         for part, output in parts(model).items():
             away = (output.cpu().float() - told[part]).abs().max() / told[part].std()
@@ -69,6 +88,33 @@ def rows(name: str, device: torch.device, engine: str) -> Iterator[dict[str, obj
         distance = pixel_distance(picture.pixels, drawn.pixels)
         assert distance is not None
         yield {**common, "part": "picture", **distance._asdict(), "warnings": list(drawn.warnings)}
+
+
+def computed(model: Model, engine: str) -> Model:
+    """The model by an engine; on a CPU, what of a GPU's engine can be done there.
+
+    Raises RequestError for an engine that cannot run on this device.
+    """
+    if model.device.type == "cpu" and engine == recorded.NAME:
+        runner = recorded.RecordedUNet(model.network.unet, recorder=Again)
+        return replace(model, network=replace(model.network, runner=runner), engine=engine)
+    if model.device.type == "cpu" and engine == fp8.NAME:
+        return fp8.fp8(model)
+    return engined(model, engine)
+
+
+@dataclass
+class Again:
+    """Stands for a CUDA graph where there is none: the same call on the same memory once more."""
+
+    work: Callable[[], Tensor]
+    output: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.replay()
+
+    def replay(self) -> None:
+        self.output = self.work()
 
 
 def request() -> Request:

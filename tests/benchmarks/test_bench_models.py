@@ -16,12 +16,21 @@ from safelight.benchmarks.footprint import Need, check_memory, needed, parameter
 from safelight.benchmarks.geometry import GEOMETRIES, enlivened, random_model, small
 from safelight.benchmarks.inputs import inputs, write_inputs
 from safelight.benchmarks.machine import available_memory, default_threads, facts
-from safelight.benchmarks.ours import command, request
-from safelight.benchmarks.peers.profiling import kernels, kind_of, plain, profiled, union
+from safelight.benchmarks.ours import command, overhead, request
+from safelight.benchmarks.peers.profiling import (
+    computes,
+    kernels,
+    kind_of,
+    plain,
+    profiled,
+    union,
+)
 from safelight.benchmarks.peers.serving import Work
 from safelight.benchmarks.report import KINDS
 from safelight.benchmarks.task import WORKS, input_file
 from safelight.benchmarks.train_step import training
+from safelight.engines.packages import KERNELS_TOLD
+from safelight.engines.table import engined
 from safelight.errors import RequestError
 from safelight.families import SD15, SDXL, Family
 from safelight.models.autoencoder import Autoencoder
@@ -216,6 +225,42 @@ def test_an_operator_that_only_chooses_another_is_no_kernel() -> None:
         x.view(16).reshape(2, 8).t()
     names = {plain(event.name) for event in kernels(profiler.events())}
     assert names <= {"addmm", "mm"} and names
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("aten::addmm", "linear"),
+        ("mkldnn::_linear_pointwise", "linear"),
+        ("aoti_torch_cpu__linear_pointwise", "linear"),
+        ("aoti_torch_cpu_mkldnn__convolution_pointwise_binary", "convolution"),
+        ("graph_0_cpp_fused__linear_pointwise_add_gelu_mul_3", "fused"),
+    ],
+)
+def test_kernels_of_modules_and_libraries_are_told_by_kind(name: str, kind: str) -> None:
+    assert computes(name)
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize("name", ["aten::view", "aten::linear", "aten::empty", "ProfilerStep#1"])
+def test_bookkeeping_is_no_kernel(name: str) -> None:
+    assert not computes(name)
+
+
+@pytest.mark.slow
+def test_the_profiler_sees_into_a_compiled_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(KERNELS_TOLD, "0")
+    model = engined(random_model(thinner()), "compiled")
+    write_inputs(tmp_path, model.family, (64, 64), batch=1, guided=True, seed=1)
+    asked = replace(task("overhead"), how="compiled", inputs=str(tmp_path), width=64, height=64)
+    call, _ = overhead(asked, model)
+    call()
+    found = profiled(Work(call), {"calls": 3})
+    assert found["kinds"].keys() >= {"fused", "convolution"}
+    assert 0 < found["kernel_seconds"] < found["wall_seconds"]
 
 
 # -- training --------------------------------------------------------------------------------------

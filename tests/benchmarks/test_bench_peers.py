@@ -84,7 +84,7 @@ def test_adapters_of_both_have_as_many_weights(
 )
 def test_openvino_does_the_same_work_as_ours(folder: Path) -> None:
     works = ("step", "decode", "encode", "picture", "start", "memory")
-    lines = run(folder, works=works, against=("openvino",), size=(128, 128))
+    lines = run(folder, works=works, against=("openvino",), size=(128, 128), rounds=1)
     assert not by(lines, "failed"), by(lines, "failed")
     theirs = {line["work"]: line for line in by(lines, "measured") if "apart" in line}
     assert set(theirs) == set(works)
@@ -96,7 +96,12 @@ def test_openvino_does_the_same_work_as_ours(folder: Path) -> None:
     reason="OpenVINO or NNCF is not installed",
 )
 def test_openvino_in_eight_bits_does_the_same_work_as_ours(folder: Path) -> None:
-    asked = {"against": ("openvino-int8",), "precisions": ("bf16",), "size": (128, 128)}
+    asked = {
+        "against": ("openvino-int8",),
+        "precisions": ("bf16",),
+        "size": (128, 128),
+        "rounds": 1,
+    }
     lines = run(folder, **asked)
     assert not by(lines, "failed"), by(lines, "failed")
     (theirs,) = (line for line in by(lines, "measured") if "apart" in line)

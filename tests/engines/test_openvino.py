@@ -34,7 +34,7 @@ from safelight.engines import openvino_runtime
 from safelight.engines.openvino import CodecRunner, UNetRunner, named
 from safelight.engines.openvino_graph import graph_of
 from safelight.engines.openvino_ops import phases
-from safelight.engines.openvino_shelf import KEPT, serves, signature_of, state_of
+from safelight.engines.openvino_shelf import KEPT, serves, signature_of
 
 pytestmark = pytest.mark.slow
 
@@ -374,14 +374,6 @@ def test_openvino_is_imported_without_what_reports_its_use(tmp_path: Path) -> No
     home = {"HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], env=os.environ | home, check=True)
     assert not list(tmp_path.iterdir())
-
-
-def test_states_of_equal_weights_in_other_memory_differ() -> None:
-    unet = unet_of(SMALL)
-    before = state_of(unet)
-    assert before.is_still(state_of(unet))
-    unet.conv_in.weight = nn.Parameter(unet.conv_in.weight.clone(), requires_grad=False)
-    assert not before.is_still(state_of(unet))
 
 
 def test_only_what_is_added_may_be_left_out_of_a_graphs_inputs() -> None:

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from safelight.measures.pictures import psnr
+
 Array = NDArray[np.generic]
+EQUAL = 120.0  # dB that equal pictures count as
 
 # Root mean square difference, in deviations of the reference, that rounding explains at random
 # weights. The largest of millions of differences may be ten times that. Numbers of 8 bits: 5 % was
@@ -63,3 +67,9 @@ def pictures_apart(output: Array, reference: Array) -> Apart:
     if not deviation:
         return Apart(float("inf"), float("inf"), NEAR)
     return Apart(float(away.mean()) / deviation, float(away.max()) / deviation, NEAR)
+
+
+def decibels(pictures: Array, reference: Array) -> float:
+    """PSNR of pixels of 0 to 255 (B, H, W, 3), of the picture that is farthest; at most EQUAL."""
+    a, b = (torch.from_numpy(one.astype(np.float32)) for one in (pictures, reference))
+    return min(EQUAL, float(psnr(a, b, black=0.0, white=255.0).min()))

@@ -11,11 +11,13 @@ from pathlib import Path
 from safelight.benchmarks import machine
 from safelight.benchmarks.compare import Comparison, compared
 from safelight.benchmarks.contenders import (
+    FULL,
     Contender,
     absent,
     check_engines,
     check_offloads,
     check_peers,
+    check_presets,
     contenders,
 )
 from safelight.benchmarks.flops import operations
@@ -39,7 +41,8 @@ class Asked:
     """What a run is to do. geometry or model says what with; None is the geometry "embedded".
 
     offloads: which parts of ours are in memory when, in works that draw; several are several
-    contenders. size: (width, height); None is the model's own. batch: pictures; guidance 1 is none,
+    contenders. presets: with which ours draws, several likewise; FULL is the recipe of peers.
+    size: (width, height); None is the model's own. batch: pictures; guidance 1 is none,
     else every step works on twice as many. rounds: turns of each contender. budget: seconds after
     which no round is begun but the first two. peer_python: the interpreter of peers; None is this
     one. folder: where random models and exports are kept; None is a temporary folder.
@@ -55,6 +58,7 @@ class Asked:
     precisions: tuple[str, ...] = ("fp32",)
     engines: tuple[str, ...] = ("eager",)
     offloads: tuple[str, ...] = ("auto",)
+    presets: tuple[str, ...] = (FULL,)
     against: tuple[str, ...] = ()
     threads: int | None = None
     rounds: int = 5
@@ -113,6 +117,7 @@ class Ground:
             seed=asked.seed,
             adapted=adapted(self.made.family),
             offload=contender.offload,
+            preset=contender.preset if contender.recipe else "",
         )
 
 
@@ -144,6 +149,7 @@ def bench(asked: Asked, say: Say = lambda text: None) -> Iterator[Line]:
         "precisions": list(asked.precisions),
         "engines": list(asked.engines),
         "offloads": list(asked.offloads),
+        "presets": list(asked.presets),
         "against": list(asked.against),
         "rounds": asked.rounds,
         "budget": asked.budget,
@@ -165,7 +171,7 @@ def one_work(
     """The lines of one comparison; of `roofline`, the machine's peaks are measured first."""
     asked = place.asked
     where: Line = {"work": work, "precision": precision, **common}
-    who = contenders(work, precision, asked.engines, _peers(asked, work), asked.offloads)
+    who = ours_and_peers(asked, work, precision)
     for reason in absent(work, precision, asked.engines, _peers(asked, work)):
         yield {"kind": "left_out", **where, "reason": reason}
     for contender in who:
@@ -257,6 +263,7 @@ def checked(asked: Asked) -> Family:
     _check_somebody(asked)
     geometry = asked.geometry or (None if asked.model else "embedded")
     family = family_of(geometry, asked.model)
+    check_presets(asked.presets, asked.works, asked.steps, family.hint)
     size = asked.size or (family.native_size, family.native_size)
     factor = family.codec.factor
     for name, length in (("width", size[0]), ("height", size[1])):
@@ -277,7 +284,7 @@ def _together(asked: Asked, family: Family) -> Iterator[list[Need]]:
     whole = not adapted(family)
     for work in asked.works:
         for precision in asked.precisions:
-            who = contenders(work, precision, asked.engines, _peers(asked, work), asked.offloads)
+            who = ours_and_peers(asked, work, precision)
             learning = work == "train" and whole
             needs = [Need(c.how, c.precision, learning, _part(c, work, asked.device)) for c in who]
             # where every turn is a process of its own, there is one at a time
@@ -289,6 +296,12 @@ def _part(contender: Contender, work: str, device: str) -> str | None:
     if contender.peer is None:
         return part_of(work, contender.how, device)
     return PARTS.get(work)
+
+
+def ours_and_peers(asked: Asked, work: str, precision: str) -> list[Contender]:
+    """All who were asked for and can be timed at a work in a precision, ours first."""
+    peers = _peers(asked, work)
+    return contenders(work, precision, asked.engines, peers, asked.offloads, asked.presets)
 
 
 def _peers(asked: Asked, work: str) -> Sequence[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from safelight.benchmarks.alike import TOLERANCE, Apart, apart, pictures_apart
+from safelight.benchmarks.alike import TOLERANCE, Apart, apart, decibels, pictures_apart
 from safelight.benchmarks.contenders import Contender
 from safelight.benchmarks.disturbance import Verdict, pulse, verdict
 from safelight.benchmarks.players import Hall, Player, Turn, player_of
@@ -18,12 +18,24 @@ FEWEST = 2  # rounds that are taken even when time is up: one alone says nothing
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How far a picture is from that of a contender who drew it with the full recipe, in dB."""
+
+    psnr: float
+    beside: str
+
+
+@dataclass(frozen=True)
 class Taken:
-    """A contender and its rounds. apart: from the reference; None for the reference itself."""
+    """A contender and its rounds. apart: from the reference; None for the reference itself.
+
+    drift: how far its whole picture is from that of another; None where nobody had a preset.
+    """
 
     player: Player
     turns: Sequence[Turn]
     apart: Apart | None
+    drift: "Drift | None" = None
 
     @property
     def contender(self) -> Contender:
@@ -73,7 +85,8 @@ def compared(
     """Time contenders in turns at the task that each is told (the same work for all).
 
     All live at the same time; nobody is timed whose output is not that of the reference: ours as
-    it is, or who comes first. over: whether to stop after two rounds.
+    it is, or who comes first. Whoever has a preset shows the output of the full recipe for that,
+    and beside its time, how far its picture drifts. over: whether to stop after two rounds.
     """
     failed: dict[str, str] = {}
     first = tasks(contenders[0])
@@ -99,7 +112,11 @@ def compared(
 
         turns = in_turns([player.turn for player, _ in able], rounds, over=stop) if able else []
         pulses.append(pulse())
-    taken = [Taken(player, mine, away) for (player, away), mine in zip(able, turns, strict=True)]
+        drifts = drifted([player for player, _ in able])
+    taken = [
+        Taken(player, mine, away, drifts.get(player.contender.name))
+        for (player, away), mine in zip(able, turns, strict=True)
+    ]
     return Comparison(first.work, first.precision, taken, judged(taken, pulses), failed)
 
 
@@ -129,6 +146,22 @@ def _checked(
                 f"other work: its output is {away.typical:.3g} deviations from that of "
                 f"{reference.contender.name}, and rounding allows {away.allowed:g}"
             )
+
+
+def drifted(players: Sequence[Player]) -> Mapping[str, Drift]:
+    """By contenders' names, how far the pictures of whole turns are from the first full one.
+
+    Nothing where nobody has a preset, or everybody has one.
+    """
+    full = next((player for player in players if not player.contender.recipe), None)
+    if full is None or not any(player.contender.recipe for player in players):
+        return {}
+    wanted, beside = full.drawn(), full.contender.name
+    found = {}
+    for player in players:
+        if player is not full and wanted is not None and (picture := player.drawn()) is not None:
+            found[player.contender.name] = Drift(decibels(picture, wanted), beside)
+    return found
 
 
 def judged(taken: Sequence[Taken], pulses: Sequence[float]) -> Verdict:

@@ -11,6 +11,8 @@ from typing import get_args
 
 from safelight.engines.table import AUTO, EAGER, ENGINES
 from safelight.errors import RequestError
+from safelight.families import SamplerHint
+from safelight.tasks.presets import check_preset, preset_settings
 from safelight.tasks.request import Offload
 
 OURS = "safelight"
@@ -18,6 +20,13 @@ SCRIPTS = Path(__file__).parent / "peers"
 NETWORK = frozenset({"step", "decode", "encode"})
 PIPELINE = frozenset({"picture", "load", "start", "memory"})
 PICTURES = frozenset({"picture", "start", "memory"})  # works in which parts may come and go
+PRESET = ("picture", "start")  # works in which ours may draw with a preset
+FULL = "none"  # in place of a preset: the recipe that all libraries are given
+
+# Which of our engines a work is for, where it is not for all: what PyTorch's profiler sees into.
+_ENGINES_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"overhead": (EAGER, "compiled"), "roofline": (EAGER,), "train": (EAGER,)}
+)
 
 
 @dataclass(frozen=True)
@@ -113,19 +122,27 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
 class Contender:
     """One who is timed: an engine of ours or a peer, at a precision.
 
-    offload: which parts of ours are in memory when; "auto" says nothing of it.
+    offload: which parts of ours are in memory when; "auto" says nothing of it. preset: the settings
+    that ours draws with in place of the recipe that all others are given; FULL is that recipe.
     """
 
     how: str
     precision: str
     peer: Peer | None = None
     offload: str = AUTO
+    preset: str = FULL
 
     @property
     def who(self) -> str:
         if self.peer is not None:
             return self.peer.name
-        return " ".join((OURS, self.how, *([] if self.offload == AUTO else [self.offload])))
+        parts = [] if self.offload == AUTO else [self.offload]
+        return " ".join((OURS, self.how, *parts, *([self.preset] if self.recipe else [])))
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """The settings of its preset; none where it draws as all others do."""
+        return preset_settings(None if self.preset == FULL else self.preset)
 
     @property
     def name(self) -> str:
@@ -138,7 +155,7 @@ class Contender:
     @property
     def arithmetic(self) -> str:
         """What rounding is like in its output: a key of `alike.TOLERANCE`."""
-        return "int8" if "int8" in self.how else self.precision
+        return "int8" if "int8" in self.how or self.how == "fp8" else self.precision
 
     def command(self, python: str) -> list[str]:
         """The process that answers lines of JSON; `python` runs the scripts of peers."""
@@ -153,18 +170,21 @@ def contenders(
     engines: Sequence[str],
     peers: Sequence[str],
     offloads: Sequence[str] = (AUTO,),
+    presets: Sequence[str] = (FULL,),
 ) -> list[Contender]:
     """Those that can be timed at a work in a precision, ours first.
 
-    Into a network one can look only where PyTorch's eager mode runs it. offloads: each engine's in
-    turn, where it draws whole pictures.
+    offloads, presets: each
+    engine's in turn, where it draws whole pictures.
     """
     ways = offloads if work in PICTURES else (AUTO,)
+    recipes = presets if work in PRESET else (FULL,)
     ours = [
-        Contender(engine, precision, offload=way)
+        Contender(engine, precision, offload=way, preset=preset)
         for engine in engines
-        if engine == EAGER or work not in ("overhead", "roofline", "train")
+        if engine in _ENGINES_OF.get(work, engines)
         for way in ways
+        for preset in recipes
     ]
     able = [PEERS[name] for name in peers]
     return [
@@ -214,6 +234,33 @@ def check_offloads(offloads: Sequence[str], engines: Sequence[str], device: str)
             raise RequestError(f"there is no offload {offload!r}; choose from {', '.join(known)}.")
         for engine in engines:
             check_offload(engine, offload, resolve_device(device))
+
+
+def check_presets(
+    presets: Sequence[str], works: Sequence[str], steps: int, hint: SamplerHint
+) -> None:
+    """Raise RequestError for a preset that is not known, saves nothing here or is for no work.
+
+    hint: of the model that draws.
+    """
+    if not presets:
+        raise RequestError("no preset was asked for; give a name, or none.")
+    for name in presets:
+        if name == FULL:
+            continue
+        taken = preset_settings(name)["steps"]
+        if not set(PRESET) & set(works):
+            raise RequestError(
+                f"preset {name} does nothing for {', '.join(works)}; it is for "
+                f"{' and '.join(PRESET)}."
+            )
+        check_preset(name, hint)
+        assert isinstance(taken, int)
+        if steps <= taken:
+            raise RequestError(
+                f"preset {name} draws in {taken} steps, and all others would in {steps}; "
+                f"give --steps above {taken}."
+            )
 
 
 def check_peers(names: Sequence[str], python: str) -> None:

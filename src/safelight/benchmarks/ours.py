@@ -6,6 +6,7 @@ Asked by lines of JSON (`peers.serving`). Nothing heavy is imported before it is
 `load` can tell what importing takes.
 """
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,14 @@ def step(task: Task, model: "Model") -> Made:
     return lambda: model.network(x, time_, condition), _array
 
 
+def overhead(task: Task, model: "Model") -> Made:
+    """A step whose kernels PyTorch's profiler can tell apart, in a compiled library, too."""
+    from safelight.engines.packages import KERNELS_TOLD
+
+    os.environ[KERNELS_TOLD] = "1"  # read when the library is compiled, at the first call
+    return step(task, model)
+
+
 def decode(task: Task, model: "Model") -> Made:
     coded = _input(task, "coded")
     return lambda: model.codec.decode(coded), _array
@@ -193,7 +202,7 @@ def picture(task: Task, model: "Model") -> Made:
 
 
 def request(task: Task) -> "Request":
-    """The task as a request: Euler over evenly spaced times, as all libraries have it."""
+    """The task as a request, as the command line would make it."""
     from safelight.tasks.request import Request
 
     return Request(
@@ -201,10 +210,7 @@ def request(task: Task) -> "Request":
         negative_prompt=task.negative if task.guided else "",
         width=task.width,
         height=task.height,
-        steps=task.steps,
         cfg_scale=task.guidance,
-        sampler="Euler",
-        schedule="Uniform",
         seed=task.seed,
         noise_source="nv",
         count=task.batch,
@@ -216,18 +222,18 @@ def request(task: Task) -> "Request":
         device=task.device,
         engine=task.how,
         offload=task.offload,
+        **task.recipe,
     )
 
 
 def command(task: Task, python: str) -> list[str]:
     """The same as a command line, for `start`."""
+    drawn = {f"--{name}": str(value) for name, value in task.recipe.items()}
     words = {
         "--model": task.model,
         "--size": f"{task.width}x{task.height}",
-        "--steps": str(task.steps),
+        **({"--preset": task.preset} if task.preset else drawn),
         "--cfg": str(task.guidance),
-        "--sampler": "Euler",
-        "--schedule": "Uniform",
         "--seed": str(task.seed),
         "--noise": "nv",
         "--dtype": task.precision,
@@ -257,7 +263,7 @@ MAKERS: dict[str, Callable[[Task, "Model"], Made]] = {
     "picture": picture,
     "memory": picture,
     "load": lambda task, model: (lambda: None, lambda made: made),
-    "overhead": step,
+    "overhead": overhead,
     "train": train,
 }
 

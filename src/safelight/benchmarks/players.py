@@ -38,13 +38,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Player:
-    """A contender that is ready. `turn` measures once; `output` is what it made, if it can tell."""
+    """A contender that is ready.
+
+    turn: measures once. output: what it made to be checked by, if it can tell. calls: of a turn.
+    drawn: the picture (B, H, W, 3) of a whole turn, of works that a preset changes.
+    """
 
     contender: Contender
     turn: Callable[[], Turn]
     output: Callable[[], Array | None]
     facts: Facts
-    calls: int = 1  # of a turn
+    calls: int = 1
+    drawn: Callable[[], Array | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def seated(contender: Contender, task: Task, hall: Hall) -> Iterator[Player]:
         output = _output(process, hall.scratch)
         first = time.perf_counter() - began
         if task.work == "picture":
-            once = first * task.steps / task.short.steps
+            once = first * int(str(task.recipe["steps"])) / task.short.steps
         else:
             once = process.ask("run", calls=1)["seconds"]
         calls = calls_of(once, TURN)
@@ -105,6 +110,7 @@ def seated(contender: Contender, task: Task, hall: Hall) -> Iterator[Player]:
             lambda: output,
             facts,
             PROFILED if looks_inside else calls,
+            lambda: _output(process, hall.scratch, whole=True) if work == "picture" else None,
         )
 
 
@@ -113,6 +119,7 @@ def fresh(contender: Contender, task: Task, python: str, scratch: Path) -> Itera
     """A contender whose every turn is a new process; once it has run uncounted, files are warm."""
     facts: Facts = {}
     outputs: list[Array] = []
+    drawn: list[Array] = []  # the last picture
     with Process(contender.name, contender.command(python), task.threads) as process:
         told = process.ask("prepare", task=task.line() | {"work": _warming(task)})["facts"]
         facts.update(_versions(told))
@@ -122,13 +129,24 @@ def fresh(contender: Contender, task: Task, python: str, scratch: Path) -> Itera
     if task.work == "start":
         outputs.append(_started(contender, task.short, python, scratch)[1])
 
+    def started() -> tuple[float, Facts]:
+        seconds, picture = _started(contender, task, python, scratch)
+        drawn[:] = [picture]
+        return seconds, {}
+
     acts: Mapping[str, Callable[[], tuple[float, Facts]]] = {
         "load": lambda: _loaded(contender, task, python),
         "memory": lambda: _most_memory(contender, task, python),
-        "start": lambda: (_started(contender, task, python, scratch)[0], {}),
+        "start": started,
     }
     act = acts[task.work]
-    yield Player(contender, lambda: _watched(act), lambda: outputs[0] if outputs else None, facts)
+    yield Player(
+        contender,
+        lambda: _watched(act),
+        lambda: outputs[0] if outputs else None,
+        facts,
+        drawn=lambda: drawn[0] if drawn else None,
+    )
 
 
 def _versions(told: Facts) -> Facts:
@@ -159,9 +177,9 @@ def _ended() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _output(process: Process, scratch: Path) -> Array:
+def _output(process: Process, scratch: Path, *, whole: bool = False) -> Array:
     path = scratch / "output.npy"
-    process.ask("output", path=str(path))
+    process.ask("output", path=str(path), whole=whole)
     output: Array = np.load(path, allow_pickle=False)
     path.unlink()
     return output

@@ -9,6 +9,11 @@
     {"kind": "failed", "work", "precision", "contender", "reason"}
     {"kind": "left_out", "work", "precision", "reason"}
 
+A contender with a preset does not do the same work as the others, and lines say so: "same_work":
+false, with "preset" and the "recipe" it drew with in `measured`, and "presets", ours and theirs, in
+`ratio`. Where somebody has one, `measured` tells "psnr" in dB, and in "psnr_beside" the contender
+who drew the full recipe.
+
 No line names a host or a folder.
 """
 
@@ -17,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from safelight.benchmarks.compare import Comparison, Taken
+from safelight.benchmarks.contenders import Contender
 from safelight.benchmarks.players import Turn
 from safelight.benchmarks.task import WORKS
 
@@ -42,9 +48,17 @@ def lines_of(found: Comparison, operations: Mapping[str, int], common: Line) -> 
             "ours": ours.contender.name,
             "theirs": theirs.contender.name,
             **ratio.line(),
+            **_other_work(ours.contender, theirs.contender),
             "rounds": [_short(a / b) for a, b in zip(ours.values, theirs.values, strict=True)],
         }
     yield from remarks(found, common)
+
+
+def _other_work(ours: Contender, theirs: Contender) -> Line:
+    """What a ratio of two says who did not draw with the same recipe."""
+    if ours.preset == theirs.preset:
+        return {}
+    return {"same_work": False, "presets": [ours.preset, theirs.preset]}
 
 
 def remarks(found: Comparison, common: Line) -> Iterator[Line]:
@@ -68,6 +82,10 @@ def _measured(one: Taken, work: str, operations: Mapping[str, int]) -> Line:
         "calls_a_round": one.player.calls,
         **({} if one.apart is None else one.apart.line()),
     }
+    if contender.recipe:
+        line |= {"preset": contender.preset, "same_work": False, "recipe": dict(contender.recipe)}
+    if one.drift is not None:
+        line |= {"psnr": _short(one.drift.psnr), "psnr_beside": one.drift.beside}
     total = sum(operations.values())
     if total and WORKS[work].unit == "s":
         line["gflop"] = _short(total / 1e9)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from safelight.benchmarks.peers.serving import TRIAL
+from safelight.tasks.presets import preset_settings
 
 PROMPT = "a lighthouse on a cliff in the evening, waves, a small red boat"
 NEGATIVE = "blurry"
@@ -80,11 +81,24 @@ class Task:
     png: str = ""  # where `start` writes its picture
     adapted: bool = False  # train: a LoRA instead of the whole U-Net
     offload: str = "auto"  # which parts of ours are in memory when; auto: as `ours.opened` says
+    preset: str = ""  # with which ours draws; the steps are then its own
+
+    @property
+    def recipe(self) -> Mapping[str, object]:
+        """Sampler, schedule and steps under the names of a request.
+
+        Euler over evenly spaced times, as all libraries have it, or the preset's.
+        """
+        exact = {"sampler": "Euler", "schedule": "Uniform", "steps": self.steps}
+        return {**exact, **preset_settings(self.preset or None)}
 
     @property
     def short(self) -> "Task":
-        """The same with few steps, by which contenders are checked: rounding adds up over many."""
-        return replace(self, steps=min(self.steps, TRIAL))
+        """The same with few steps, by which contenders are checked: rounding adds up over many.
+
+        It has no preset: whoever has one is checked at the recipe of all others.
+        """
+        return replace(self, steps=min(self.steps, TRIAL), preset="")
 
     @property
     def guided(self) -> bool:

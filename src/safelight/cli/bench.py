@@ -52,12 +52,20 @@ def bench(
             "commas [parts where a process draws one picture].",
         ),
     ] = "auto",
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            help="Of ours in picture and start, as `safelight generate` takes it: fast; none draws "
+            "as peers do; several with commas.",
+        ),
+    ] = "none",
     against: Annotated[
         str,
         typer.Option(
             "--against",
-            help="diffusers, diffusers-compiled, openvino, sdcpp: peers that take turns with ours; "
-            "several with commas.",
+            help="diffusers, diffusers-compiled, openvino, openvino-int8, sdcpp: peers that take "
+            "turns with ours; several with commas.",
         ),
     ] = "",
     threads: Annotated[
@@ -91,7 +99,8 @@ def bench(
 
     Contenders are processes of their own that take turns, A B A B ...; before they are timed,
     their outputs must agree. Figures are medians over rounds with quartiles, ratios are of turns
-    of the same round, ours / theirs: below 1 ours is faster. What disturbed is said.
+    of the same round, ours / theirs: below 1 ours is faster. What disturbed is said, and where
+    ours had a preset, which is less work.
     """
     from safelight.cli.benching import Wish, run
 
@@ -107,6 +116,7 @@ def bench(
             precision=precision,
             engine=engine,
             offload=offload,
+            preset=preset,
             against=against,
             threads=threads,
             rounds=rounds,

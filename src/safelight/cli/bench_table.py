@@ -32,12 +32,34 @@ def tables(lines: Sequence[Line]) -> Iterator[Table]:
             yield _roofline(line)
 
 
+def caveats(lines: Sequence[Line]) -> list[str]:
+    """What must be said beside the figures: who drew the same request, and did other work."""
+    from safelight.diffusion.samplers import resolve_sampler_and_schedule
+
+    steps = next(line["steps"] for line in lines if line["kind"] == "asked")
+    told = []
+    for line in lines:
+        if line["kind"] == "measured" and "preset" in line:
+            recipe = line["recipe"]
+            assert isinstance(recipe, dict)
+            sampler, _ = resolve_sampler_and_schedule(str(recipe["sampler"]))
+            told.append(
+                f"{line['work']}: {line['contender']} did not do the same work: the same request, "
+                f"in {recipe['steps']} steps of {sampler.label} where those without a preset took "
+                f"{steps} of Euler."
+            )
+    return told
+
+
 def _figures(measured: Sequence[Line], ratios: Sequence[Line]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("work", "contender"):
         table.add_column(name)
     for name in ("median", "quartiles", "memory", "GFLOP/s", "ours / theirs", "apart"):
         table.add_column(name, justify="right")
+    drift = any("psnr" in line for line in measured)
+    if drift:
+        table.add_column("PSNR", justify="right")
     for line in measured:
         unit = str(line["unit"])
         table.add_row(
@@ -49,6 +71,7 @@ def _figures(measured: Sequence[Line], ratios: Sequence[Line]) -> Table:
             f"{_number(line['gflop_s']):.0f}" if "gflop_s" in line else "",
             "\n".join(_ratio(one) for one in ratios if _about(one, line)),
             _apart(line),
+            *([f"{_number(line['psnr']):.1f} dB" if "psnr" in line else ""] if drift else []),
         )
     return table
 
@@ -64,7 +87,8 @@ def _about(ratio: Line, line: Line) -> bool:
 
 def _ratio(line: Line) -> str:
     low, median, high = (_number(line[name]) for name in ("low", "median", "high"))
-    return f"{median:.3f} ({low:.3f} to {high:.3f})"
+    ours, _ = _list(line["presets"]) if "presets" in line else ("", "")
+    return f"{ours} {median:.3f} ({low:.3f} to {high:.3f})".lstrip()
 
 
 def _apart(line: Line) -> str:

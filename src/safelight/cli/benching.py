@@ -12,7 +12,7 @@ import typer
 from safelight.benchmarks.bench import Asked, bench
 from safelight.benchmarks.report import Line
 from safelight.checkpoints.library import find_model
-from safelight.cli.bench_table import heading, tables
+from safelight.cli.bench_table import caveats, heading, tables
 from safelight.cli.telling import console, err, tell
 from safelight.engines.placement import resolve_device
 from safelight.errors import RequestError, SafelightError
@@ -37,6 +37,7 @@ class Wish:
     precision: str
     engine: str
     offload: str
+    preset: str
     against: str
     threads: int | None
     rounds: int
@@ -70,6 +71,7 @@ def asked(wish: Wish) -> Asked:
         precisions=names(wish.precision),
         engines=names(wish.engine),
         offloads=names(wish.offload) or ("auto",),
+        presets=names(wish.preset),
         against=names(wish.against),
         threads=wish.threads,
         rounds=wish.rounds,
@@ -116,6 +118,8 @@ def run(wish: Wish) -> None:
         for table in tables(lines):
             screen.print()
             screen.print(table)
+        for caveat in caveats(lines):
+            screen.print(caveat, markup=False, soft_wrap=True)
     tell([f"{line['work']}: {line['words']}" for line in lines if line.get("noisy")])
     left = [line for line in lines if line["kind"] == "left_out"]
     tell([f"left out of {line['work']} in {line['precision']}: {line['reason']}" for line in left])

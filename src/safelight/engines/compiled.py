@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,15 @@ from safelight.engines.doors import Doors
 from safelight.engines.onednn_graph import Packing, packed
 from safelight.engines.packages import (
     NO_COMPILER,
-    OPTIONS,
     Loaded,
     Package,
     compiler,
     found_package,
     made_package,
+    options,
 )
 from safelight.engines.private_folder import private_folder
+from safelight.engines.seen_weights import Weights
 from safelight.engines.signature import signature
 from safelight.engines.work import Work, example
 from safelight.errors import RequestError
@@ -52,24 +53,10 @@ EXTRAS: frozenset[Extra] = frozenset(
         "ControlNets",
     }
 )
-Place = tuple[
-    str, dict[str, Any], str
-]  # a weight: its name, its module's parameters, which of them
 KEPT = 4  # graphs in memory, each with packed weights of its own
 SECONDS_A_WEIGHT = 0.15  # compiling, on two cores: 40 s for 285 tensors of weights, 110 for 686
 SECONDS_ON_DEVICE = 60.0
 PACKED_BELOW = 2**28  # bytes of weights up to which they are kept packed, a second time
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A weight as it was when it was given to a graph."""
-
-    weight: Tensor
-    version: int
-
-    def is_still(self, weight: Tensor) -> bool:
-        return weight.data_ptr() == self.weight.data_ptr() and _version(weight) == self.version
 
 
 @dataclass
@@ -78,23 +65,21 @@ class _Graph:
 
     loaded: Loaded
     wanted: dict[str, Packing | None]
-    places: tuple[Place, ...]
-    seen: dict[str, _Seen] = field(default_factory=dict)
+    weights: Weights
     inhabitants: tuple[nn.Module, ...] = ()  # kept, so that no other module gets their id
 
     def refresh(self) -> None:
         """Give it the weights that are not those it has: at first all, later those changed."""
-        fresh = {}
-        for name, owner, leaf in self.places:
-            weight, seen = owner[leaf], self.seen.get(name)
-            if seen is not None and seen.is_still(weight):
-                continue
-            kept = weight.detach()
-            packing = self.wanted[name]
-            fresh[name] = kept if packing is None else packed(kept, packing)
-            self.seen[name] = _Seen(kept, _version(weight))
-        if fresh:
-            self.loaded.give({f"target.{name}": weight for name, weight in fresh.items()})
+        given = {}
+        try:
+            for name, weight in self.weights.fresh().items():
+                packing = self.wanted[name]
+                given[f"target.{name}"] = weight if packing is None else packed(weight, packing)
+            if given:
+                self.loaded.give(given)
+        except BaseException:
+            self.weights.forget()  # it may have some of them and not the others
+            raise
 
 
 class Graphs:
@@ -126,8 +111,7 @@ class Graphs:
         wanted = dict(package.wanted)
         if sum(p.numel() * p.element_size() for p in self._network.parameters()) > PACKED_BELOW:
             wanted = dict.fromkeys(wanted)
-        places = tuple(_place(self._network, name) for name in wanted)
-        return _Graph(Loaded(package), wanted, places, inhabitants=inhabitants)
+        return _Graph(Loaded(package), wanted, Weights(self._network, wanted), inhabitants)
 
     def _package(self, call: Call) -> Package:
         try:
@@ -242,13 +226,4 @@ def missing() -> str | None:
 
 def _key(network: nn.Module, method: str, call: Call) -> str:
     """By what a library is kept: all that decides what it computes, but for weights."""
-    return signature(network, method, call.key, sorted(OPTIONS.items()))
-
-
-def _place(network: nn.Module, name: str) -> Place:
-    path, _, leaf = name.rpartition(".")
-    return name, network.get_submodule(path)._parameters, leaf
-
-
-def _version(weight: Tensor) -> int:
-    return 0 if weight.is_inference() else weight._version
+    return signature(network, method, call.key, sorted(options().items()))

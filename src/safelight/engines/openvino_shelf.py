@@ -1,8 +1,7 @@
 """Graphs of one network that are ready to run, and when they must be made anew.
 
 A graph is made of the weights that a network has at that moment. Adapters that are put on or taken
-off change them: the graph is then stale, which is noticed by looking at every weight's memory,
-version and type, and at what lies in the slots of layers. It takes milliseconds.
+off change them: the graph is then stale, which is noticed before the next call (`seen_weights`).
 
 Shapes: any.
 """
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from safelight.engines.openvino_runtime import Compiled
-from safelight.models.layers import Conv2d
+from safelight.engines.seen_weights import Watch
 
 KEPT = 2  # graphs of a network at once: each holds the weights anew, packed for its products
 
@@ -31,47 +30,6 @@ class Input(NamedTuple):
 Signature = tuple[Input, ...]
 
 
-class _Weight(NamedTuple):
-    name: str
-    memory: Tensor  # shares that of the weight, which so is not given to another meanwhile
-    version: int
-
-    def is_still(self, other: "_Weight") -> bool:
-        return (
-            self.name == other.name
-            and self.version == other.version
-            and self.memory.data_ptr() == other.memory.data_ptr()
-            and self.memory.dtype == other.memory.dtype
-            and self.memory.shape == other.memory.shape
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """What a network computes with, as it is now."""
-
-    weights: tuple[_Weight, ...]
-    built: tuple[object, ...]  # modules that joined it, and maps that continue at their other side
-
-    def is_still(self, other: "State") -> bool:
-        """Whether nothing was changed between the two."""
-        if self.built != other.built or len(self.weights) != len(other.weights):
-            return False
-        return all(a.is_still(b) for a, b in zip(self.weights, other.weights, strict=True))
-
-
-def state_of(network: nn.Module) -> State:
-    """The weights and slots of a network now."""
-    tensors = (*network.named_parameters(), *network.named_buffers())
-    weights = tuple(_Weight(name, t.detach(), t._version) for name, t in tensors)
-    built: list[object] = []
-    for name, module in network.named_modules():
-        built.append((name, type(module)))
-        if isinstance(module, Conv2d) and module.wrap:
-            built.append(module.wrap)
-    return State(weights, tuple(built))
-
-
 @dataclass(eq=False)
 class Shelf:
     """The graphs of one network, the last used last.
@@ -81,8 +39,11 @@ class Shelf:
 
     network: nn.Module
     made: Callable[[Signature], Compiled]
-    _state: State | None = None
+    _watch: Watch = field(init=False)
     _ready: dict[Signature, Compiled] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._watch = Watch(self.network)
 
     def __call__(self, given: Mapping[str, Tensor]) -> Tensor:
         """The network's output for these inputs, in their order."""
@@ -92,13 +53,11 @@ class Shelf:
     def clear(self) -> None:
         """Let go of all graphs."""
         self._ready.clear()
-        self._state = None
+        self._watch.forget()
 
     def _found(self, wanted: Signature) -> tuple[Compiled, Signature]:
-        state = state_of(self.network)
-        if self._state is None or not self._state.is_still(state):
+        if self._watch.changed():
             self._ready.clear()  # before new ones take memory
-            self._state = state
         signature = next((known for known in self._ready if serves(known, wanted)), wanted)
         compiled = self._ready.pop(signature, None)
         if compiled is None:

@@ -177,7 +177,7 @@ def _compiled(
         path = room / "package.pt2"
         try:
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs=dict(OPTIONS)
+                program, package_path=str(path), inductor_configs=options()
             )
         except Exception as error:
             raise RequestError(
@@ -209,6 +209,17 @@ OPTIONS: Mapping[str, object] = {
     "cpp_cache_precompile_headers": False,
     "cpp.dynamic_threads": True,
 }
+
+
+# PyTorch's own variable: kernels in libraries that are compiled from now on tell its profiler of
+# themselves, at about a microsecond for each.
+KERNELS_TOLD = "TORCHINDUCTOR_CPP_ENABLE_KERNEL_PROFILE"
+
+
+def options() -> dict[str, object]:
+    """The compiler's settings, of which one may be asked for by `KERNELS_TOLD`."""
+    told = os.environ.get(KERNELS_TOLD) == "1"
+    return {**OPTIONS, **({"cpp.enable_kernel_profile": True} if told else {})}
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Where the time of a call goes: kernels by kind, and what lies between them.
 
-By torch.profiler on whatever PyTorch's eager mode runs, ours or another library's. A kernel is the
-outermost operator that computes something, with all that it calls; what lies outside all kernels is
-Python, dispatch and bookkeeping.
+By torch.profiler on whatever PyTorch's eager mode runs, ours or another library's, and on compiled
+libraries whose kernels tell of themselves. A kernel is the outermost operator that computes
+something, with all that it calls; what lies outside all kernels is Python, dispatch and
+bookkeeping.
 """
 
 import time
@@ -11,7 +12,12 @@ from typing import Any
 
 Json = dict[str, Any]
 
+# What AOTInductor's libraries call their kernels, if they were compiled to tell of them: operators
+# that they call back, and loops of their own.
+_LIBRARY_CALLS, _FUSED = "aoti_torch_cpu_", "cpp_fused"
+
 KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("fused", (_FUSED,)),
     ("attention", ("attention", "softmax", "bmm", "baddbmm")),
     ("convolution", ("convolution", "conv_", "_conv")),
     ("linear", ("addmm", "mm", "linear")),
@@ -85,11 +91,18 @@ def kernels(events: Iterable[Any]) -> list[Any]:
     left = [event for event in events if event.cpu_parent is None]
     while left:
         event = left.pop()
-        if "::" in event.name and plain(event.name) not in TRANSPARENT:
+        if computes(event.name):
             found.append(event)
         else:
             left += event.cpu_children
     return found
+
+
+def computes(name: str) -> bool:
+    """Whether an operator, or a kernel of a compiled library, makes numbers."""
+    if "::" in name:
+        return plain(name) not in TRANSPARENT
+    return name.startswith(_LIBRARY_CALLS) or _FUSED in name
 
 
 def plain(name: str) -> str:

@@ -5,7 +5,8 @@ NumPy for outputs), because any interpreter may run it.
 
     {"do": "prepare", "task": {...}}   builds what is timed: {"seconds", "facts"}
     {"do": "run", "calls": 3}          works: {"seconds", "processor"} of all calls together
-    {"do": "output", "path": "x.npy"}  works, or tries, and writes what came out
+    {"do": "output", "path": "x.npy"}  works, or tries, and writes what came out; with "whole": true
+                                       it works
     {"do": "rest"}                     lets go of what was prepared
     {"do": "peak"}                     the memory of this process since it began to prepare:
                                        {"peak", "anonymous"} in bytes; None where nobody knows
@@ -104,7 +105,8 @@ def _answered(work: Work, asked: Json, more: Mapping[str, Callable[[Work, Json],
     if asked["do"] == "output":
         import numpy as np
 
-        made = (work.trial or work.call)()
+        short = None if asked.get("whole") else work.trial
+        made = (short or work.call)()
         np.save(asked["path"], np.ascontiguousarray(work.read(made)))
         return {}
     before = _processor()
