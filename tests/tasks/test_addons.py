@@ -72,7 +72,8 @@ def test_a_lora_is_the_same_by_option_and_by_tag(draw: Draw, place: Path) -> Non
     by_tag = draw("a cat <lora:style:0.8>")
     assert equal(by_option, by_tag) and not equal(by_option, draw("a cat"))
     assert equal(by_tag, draw("a cat <lyco:style:0.8:0.8>"))
-    assert any("(100 %)" in note for note in by_option.warnings)
+    assert "(100 %)" in by_option.facts[0] and len(by_option.facts) == 1
+    assert not by_option.warnings
     used = by_tag.recipe.file("lora")
     assert used is not None and used.name == "style.safetensors"
     assert used == by_option.recipe.file("lora")

@@ -279,6 +279,15 @@ def test_a_layout_that_has_no_names_for_a_kind_is_refused_before_it_is_taught(
         lab.job(told)
 
 
+@pytest.mark.parametrize("recipe", ["lora", "lcm"])
+def test_who_does_not_open_it_is_said_before_it_is_taught(place: Path, recipe: str) -> None:
+    told = lab.values(recipe, adapter={"kind": "dora", "rank": 2})
+    (found,) = [fact for fact in lab.job(told).facts if "kohya" in fact]
+    assert "draws something else; for Diffusers give --layout diffusers" in found
+    other = lab.job({**told, "export": {"layout": "diffusers"}})
+    assert not any("kohya" in fact for fact in other.facts)
+
+
 def test_layers_that_a_layout_has_no_names_for_are_refused_before_they_are_taught(
     place: Path,
 ) -> None:

@@ -18,7 +18,8 @@ MANIFEST = "manifest.jsonl"
 class Line:
     """One row's end: a picture, or why there is none.
 
-    file: below the folder of the run; for an archive or a table, that file.
+    file: below the folder of the run; for an archive or a table, that file. facts: what warns of
+    nothing, as that all of a LoRA had its place.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Line:
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    facts: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -37,7 +39,8 @@ class Line:
     @classmethod
     def from_json(cls, text: str) -> Self:
         told = json.loads(text)
-        return cls(**{**told, "warnings": tuple(told["warnings"])})
+        several = {name: tuple(told.get(name, ())) for name in ("warnings", "facts")}
+        return cls(**{**told, **several})
 
 
 @dataclass(frozen=True)

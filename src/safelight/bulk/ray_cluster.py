@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from safelight.errors import RequestError
@@ -26,7 +27,9 @@ ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",  # nor may other users of this machine
 }
-FOLDER_LIMIT = 40  # characters: the paths of sockets under it have to stay below 107
+FOLDER_LIMIT = 18  # characters: with ours and Ray's names a socket's path is 89 longer, of 107
+
+INNER = "r"
 
 
 @contextmanager
@@ -71,13 +74,16 @@ def ray_cluster(address: str | None, *, cpus: int) -> Iterator[Any]:
 
 
 def _private_folder() -> str:
-    """A folder for Ray's sockets and logs that only this user can enter."""
+    """A folder for Ray's sockets and logs that only this user can reach.
+
+    Ray opens the folder that it is given to everybody, so that lies in one which is not open.
+    """
     parent = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(parent) > FOLDER_LIMIT and os.name == "posix":
         parent = "/tmp"
-    return tempfile.mkdtemp(prefix="safelight-ray-", dir=parent)
+    return str(Path(tempfile.mkdtemp(prefix="safelight-ray-", dir=parent), INNER))
 
 
 def _removed(folder: str | None) -> None:
     if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(Path(folder).parent, ignore_errors=True)

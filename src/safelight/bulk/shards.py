@@ -185,6 +185,7 @@ def _one(row: Row, draw: Draw, *, metadata: bool) -> tuple[Line, bytes | None]:
         pixels_sha256=recipe.result.pixels_sha256,
         seconds=recipe.seconds,
         warnings=tuple(picture.warnings),
+        facts=tuple(picture.facts),
     )
     return line, data
 

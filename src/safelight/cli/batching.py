@@ -17,7 +17,7 @@ from safelight.bulk.shards import Job, described, finished, prepared
 from safelight.checkpoints.hashes import sha256
 from safelight.cli.missing import must_exist
 from safelight.cli.progress_bar import bar
-from safelight.cli.telling import tell
+from safelight.cli.telling import Told
 from safelight.errors import RequestError, SafelightError
 from safelight.printable import shown
 from safelight.tasks.request import Request
@@ -71,16 +71,16 @@ def run_batch(
     for row in islice(read_rows(source), 1):  # before anything is written
         Drawer(run.settings, run.seed).check(row)
     job = prepared(source, folder, run)
-    left = job.left(retry=retry)
+    left, told = job.left(retry=retry), Told()
     whole = len(job.shards)
     with bar("shards") as progress:
         progress(whole - len(left), whole)
         for number, (_, lines) in enumerate(
-            _drawn(job, left, cluster), start=whole - len(left) + 1
+            _drawn(job, left, cluster, told), start=whole - len(left) + 1
         ):
             if cluster.wanted:
                 for line in lines:
-                    _say(line)
+                    _say(line, told)
             progress(number, whole)
     rows, failed = finished(job)
     print(f"{folder / MANIFEST}  {rows - failed} of {rows} rows drawn", flush=True)
@@ -91,21 +91,23 @@ def run_batch(
         )
 
 
-def _drawn(job: Job, left: list[str], cluster: Cluster) -> Iterator[tuple[str, list[Line]]]:
+def _drawn(
+    job: Job, left: list[str], cluster: Cluster, told: Told
+) -> Iterator[tuple[str, list[Line]]]:
     if not left:
         return iter(())
     if not cluster.wanted:
-        return draw_here(job, left, _say)
+        return draw_here(job, left, lambda line: _say(line, told))
     from safelight.bulk.ray_pool import draw_on_ray
 
     return draw_on_ray(job, left, replicas=cluster.replicas or 2, address=cluster.address)
 
 
-def _say(line: Line) -> None:
-    """A picture on the output, a failure and warnings beside it."""
+def _say(line: Line, told: Told) -> None:
+    """A picture on the output, a failure beside it, and what is to be said of it but once."""
     if line.error is None:
         print(described(line), flush=True)
-        tell(line.warnings)
+        told.of(line)
     else:
         print(described(line), file=sys.stderr, flush=True)
 

@@ -171,6 +171,7 @@ def report(
             "seconds": seconds,
             "pixels_sha256": result.pixels_sha256,
             "warnings": list(picture.warnings),
+            "facts": list(picture.facts),
         }
         if result.size is not None:
             values["width"], values["height"] = result.size
@@ -180,7 +181,7 @@ def report(
             values["word_maps"] = [sheet.values for sheet in sheets]
         print(json.dumps(values), flush=True)
         return
-    told.tell(picture.warnings)
+    told.of(picture)
     width, height = result.size or (request.width, request.height)
     figures = "".join(
         f"  {figure.name} {figure.value:.3g}{figure.words and f' ({figure.words})'}"

@@ -77,7 +77,7 @@ def draw_grid(
             (picture,) = generate(model, request, watch_steps=display.watch)
             if not as_json:
                 with display.paused():
-                    told.tell(picture.warnings)
+                    told.of(picture)
             if cells is not None:
                 saved[id(picture)] = picture.save_new(cells, metadata=metadata)
             return picture
@@ -194,6 +194,7 @@ def _report(
                 "seed": picture.recipe.request.seed,
                 "pixels_sha256": picture.recipe.result.pixels_sha256,
                 "warnings": list(picture.warnings),
+                "facts": list(picture.facts),
                 **_lacks(left_out, row, column),
             }
             for column, picture in enumerate(row)

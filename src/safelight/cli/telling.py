@@ -1,6 +1,7 @@
 """Warnings, and the console that they go to."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from rich.console import Console
 
@@ -9,6 +10,16 @@ from safelight.printable import shown
 err = Console(stderr=True, highlight=False)
 PIPE_WIDTH = 400  # a pipe has no width of its own; cut lines would break what reads them
 LINE_LIMIT = 2000  # characters of one warning
+
+
+class Drawn(Protocol):
+    """A picture, or the line of a manifest that tells of one."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    @property
+    def facts(self) -> tuple[str, ...]: ...
 
 
 class Told:
@@ -22,6 +33,12 @@ class Told:
         fresh = [warning for warning in dict.fromkeys(warnings) if warning not in self._said]
         self._said.update(fresh)
         tell(fresh)
+
+    def of(self, drawn: Drawn) -> None:
+        """What there is to say of a picture: facts, then warnings."""
+        for fact in drawn.facts:
+            self.note(fact)
+        self.tell(drawn.warnings)
 
     def note(self, line: str) -> None:
         """A line on stderr that warns of nothing, once."""

@@ -72,13 +72,17 @@ class WornHypernetwork:
 
 @dataclass(frozen=True, eq=False)
 class Outfit:
-    """All that a pass puts on its model, opened."""
+    """All that a pass puts on its model, opened.
+
+    facts: what a user should see that warns of nothing, as a file all of which has a place.
+    """
 
     adapters: tuple[Worn, ...] = ()
     words: tuple[Embedding, ...] = ()
     hypernetworks: tuple[WornHypernetwork, ...] = ()
     files: tuple[UsedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
 
     @property
     def moves(self) -> bool:
@@ -184,6 +188,7 @@ def outfit_of(request: Request, model: Model, sigmas: Tensor, supplies: Supplies
         tuple(hypernetworks),
         tuple(wardrobe.files),
         (*wardrobe.notes, *_idle(request, model, words)),
+        tuple(wardrobe.facts),
     )
 
 
@@ -222,6 +227,7 @@ class _Wardrobe:
         self.request, self.model, self.supplies, self.sigmas = request, model, supplies, sigmas
         self.files: list[UsedFile] = []
         self.notes: list[str] = []
+        self.facts: list[str] = []
         self.bundled: list[Embedding] = []  # words that lie in a LoRA's file
 
     def lora(self, lora: Lora, tags: Sequence[ExtraNetwork]) -> list[Worn]:
@@ -229,7 +235,8 @@ class _Wardrobe:
         path = self.found("lora", lora.file)
         key = ("lora", path, lora.dora, self.model.family, self.model.device)
         loaded = self.supplies.kept(key, lambda: load_adapter(path, self.model, norm=lora.dora))
-        self.notes += [f"{loaded.summary}."]
+        whole = loaded.matched == loaded.total
+        (self.facts if whole else self.notes).append(f"{loaded.summary}.")
         heeded = loaded.speed is not None and _heeded(loaded.speed.hint, self.request)
         self.notes += [
             f"{shown(loaded.adapter.name)}: {note}."

@@ -43,6 +43,7 @@ class Drawn:
     plan: Plan  # of the last pass
     files: tuple[UsedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()  # what is said beside them, and warns of nothing
 
 
 def drawn_apart(request: Request) -> bool:
@@ -78,7 +79,8 @@ def _from_text(
     figures, notes = effects(made.result, made.aids)
     pictures = [OnePicture(pixels, figures) for pixels in made.pixels]
     files = (*made.aids.files, *used_files(batch[0], supplies))
-    return Drawn(pictures, made.result.plan, files, (*made.aids.notes, *notes))
+    told = (*made.aids.notes, *notes)
+    return Drawn(pictures, made.result.plan, files, told, made.aids.outfit.facts)
 
 
 def drawn_once(
@@ -113,6 +115,7 @@ def _from_picture(
         drawn.result.plan,
         (*work.files, *drawn.aids.files, *used_files(request, supplies)),
         (*work.notes, *drawn.aids.notes, *notes),
+        drawn.aids.outfit.facts,
     )
 
 
@@ -131,7 +134,9 @@ def _grown(
         notes += [note for note in (*drawn.aids.notes, *told) if note not in notes]
     pixels, own = canvas.result()
     files = (*drawn.aids.files, *used_files(request, supplies))
-    return Drawn([OnePicture(pixels, (*own, *figures))], drawn.result.plan, files, tuple(notes))
+    grown = OnePicture(pixels, (*own, *figures))
+    facts = drawn.aids.outfit.facts
+    return Drawn([grown], drawn.result.plan, files, tuple(notes), facts)
 
 
 def effects(result: Pass, aids: Aids) -> tuple[tuple[Figure, ...], tuple[str, ...]]:

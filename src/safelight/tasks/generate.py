@@ -123,7 +123,7 @@ def _best(
         figures=(*result.figures, *scores.figures(scores.best)),
         warnings=tuple(w[:2000] for w in warnings[:100]),
     )
-    return Picture(best.pixels, best.recipe.replace(result=told), warnings)
+    return replace(best, recipe=best.recipe.replace(result=told), warnings=warnings)
 
 
 def settled(request: Request, model: Model, supplies: Supplies | None = None) -> list[Request]:
@@ -263,7 +263,7 @@ def _picture(
         ),
         seconds=round(seconds, 3),
     )
-    return Picture(one.pixels, recipe, warnings)
+    return Picture(one.pixels, recipe, warnings, result.facts)
 
 
 def _source(model: Model, request: Request) -> str:

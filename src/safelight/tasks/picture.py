@@ -44,11 +44,15 @@ NUMBER_LIMIT = 100_000  # files of one stem in a folder
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One picture and the recipe that draws it again."""
+    """One picture and the recipe that draws it again.
+
+    facts: what is said of it that warns of nothing, as that all of a LoRA had its place.
+    """
 
     pixels: NDArray[np.uint8]  # (H, W, 3), RGB
     recipe: Recipe
     warnings: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.pixels.dtype == np.uint8, self.pixels.dtype

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from safelight.errors import RequestError
 from safelight.models.deltas import Delta
 from safelight.printable import shown
 from safelight.training.config.configs import TaughtRun
-from safelight.training.config.teaching import AdapterSection
+from safelight.training.config.teaching import AdapterSection, Layout
 from safelight.training.draw import stream
 from safelight.training.recipes.job import Workshop
 from safelight.training.recipes.taught import Taught, file_name
@@ -23,6 +24,18 @@ from safelight.training.recipes.writing import DTYPES
 from safelight.training.taught_layers import TaughtLayers, taking_part
 from safelight.version import __version__
 from safelight.writing import make_folder
+
+
+OTHERWISE = 'for Diffusers give --layout diffusers (layout = "diffusers" in [export])'
+IN_KOHYAS_NAMES: Mapping[str, str] = MappingProxyType(  # by kind: tried, see tests
+    {
+        "DoRA": "Diffusers leaves out its magnitudes without a word and draws something else; "
+        + OTHERWISE,
+        "LoKr": f"Diffusers refuses it; {OTHERWISE}",
+        "LoHa": "Diffusers refuses it; for PEFT, which alone takes it, give --layout diffusers "
+        '(layout = "diffusers" in [export])',
+    }
+)
 
 
 def networks(model: Taught) -> dict[str, nn.Module]:
@@ -46,6 +59,18 @@ def taught_layers(
     check_saveable(Adapter(config.folder, deltas), model.model.family, config.export.layout)
     workshop.stack.enter_context(taking_part(places, deltas, dropout=section.dropout))
     return TaughtLayers(deltas)
+
+
+def readers(layers: TaughtLayers, layout: Layout) -> tuple[str, ...]:
+    """What to say before a run whose file some program that people use does not open as it is."""
+    if layout != "kohya":
+        return ()
+    kinds = dict.fromkeys(d.kind for part in layers.deltas.values() for d in part.values())
+    return tuple(
+        f"this {kind} will be in kohya's names, for A1111 and ComfyUI; {IN_KOHYAS_NAMES[kind]}"
+        for kind in kinds
+        if kind in IN_KOHYAS_NAMES
+    )
 
 
 def _begun(

@@ -16,7 +16,7 @@ from safelight.training.config.configs import LcmRun
 from safelight.training.consistency import PLAYER, ConsistencyTask, Leaps, Student
 from safelight.training.diffusion_task import LatentBatch
 from safelight.training.draw import Draw
-from safelight.training.recipes.adapting import taught_layers, written
+from safelight.training.recipes.adapting import readers, taught_layers, written
 from safelight.training.recipes.diffusion import diffusion_settings
 from safelight.training.recipes.job import Job, Weights, Workshop
 from safelight.training.recipes.learning_data import learning_data
@@ -42,7 +42,7 @@ class _Pupil:
     network: Backbone
     learner: nn.Module
     write: Callable[[Path], list[Path]]
-    described: str
+    described: tuple[str, ...]
     teacher: Backbone | None = None
 
 
@@ -98,7 +98,7 @@ def lcm_job(config: LcmRun, workshop: Workshop) -> Job:
         write,
         (PLAYER,),
         watch.validate,
-        (*data.facts, pupil.described, how),
+        (*data.facts, *pupil.described, how),
         model.frozen,
         data.kept,
         identity={**identity, **data.identity},
@@ -124,7 +124,7 @@ def _lora(config: LcmRun, model: Taught, workshop: Workshop) -> _Pupil:
         model.network,
         layers,
         lambda path: written(config, layers, model, path, {"modelspec.title": title}),
-        described(layers, model.model.family.label),
+        (described(layers, model.model.family.label), *readers(layers, config.export.layout)),
     )
 
 
@@ -159,7 +159,7 @@ def _whole(config: LcmRun, model: Taught) -> _Pupil:
         Backbone(student, config.noise.checkpointing),
         nn.ModuleDict({"unet": student}),
         write,
-        f"a U-Net of {count / 1e6:.2f} million weights, of {model.model.family.label}",
+        (f"a U-Net of {count / 1e6:.2f} million weights, of {model.model.family.label}",),
         model.network,
     )
 

@@ -9,7 +9,7 @@ from safelight.errors import RequestError
 from safelight.printable import shown
 from safelight.training.config.configs import LoraRun
 from safelight.training.diffusion_task import DiffusionTask
-from safelight.training.recipes.adapting import taught_layers, written
+from safelight.training.recipes.adapting import readers, taught_layers, written
 from safelight.training.recipes.diffusion import diffusion_settings
 from safelight.training.recipes.job import Job, Weights, Workshop
 from safelight.training.recipes.learning_data import learning_data
@@ -54,7 +54,11 @@ def lora_job(config: LoraRun, workshop: Workshop) -> Job:
         write,
         (PLAYER,),
         watch.validate,
-        (*data.facts, described(layers, model.model.family.label)),
+        (
+            *data.facts,
+            described(layers, model.model.family.label),
+            *readers(layers, config.export.layout),
+        ),
         model.frozen,
         data.kept,
         identity={**identity, **data.identity},
