@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -193,16 +194,21 @@ def under_load(server: Server, args: argparse.Namespace) -> tuple[list[Phase], d
     single = [Asked(seed, args.steps) for seed in range(max(args.pictures, args.alone))]
     wanted = dict.fromkeys([*single, *(one for many in plans.values() for p in many for one in p)])
     alone = references(server, list(wanted))
-    phases = [
-        measured(server, [single] if n == 1 else plans[n], alone, ordinary) for n in args.clients
+    rounds = [
+        [measured(server, [single] if n == 1 else plans[n], alone, ordinary) for n in args.clients]
+        for _ in range(args.rounds)
     ]
-    rates = {phase.clients: phase.per_second for phase in phases}
-    most = max(rates)
     told: dict[str, object] = {}
-    if 1 in rates and most > 1:
-        told["ratio"] = round(rates[most] / rates[1], 3)
-        told["ratio_wanted"] = RATIO
-    return phases, told
+    if 1 in args.clients and max(args.clients) > 1:
+        told |= {"ratio": ratio_of(rounds), "ratio_wanted": RATIO}
+    return [phase for one in rounds for phase in one], told
+
+
+def ratio_of(rounds: Sequence[Sequence[Phase]]) -> dict[str, object]:
+    """Pictures a second of most clients over those of one in the same round: of all rounds."""
+    rates = [{phase.clients: phase.per_second for phase in one} for one in rounds]
+    ratios = sorted(round(rate[max(rate)] / rate[1], 3) for rate in rates)
+    return {"median": round(statistics.median(ratios), 3), "of_rounds": ratios}
 
 
 def half_leaving(server: Server, args: argparse.Namespace) -> tuple[list[Phase], dict[str, object]]:
@@ -311,6 +317,7 @@ def asked_for(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--clients", type=counts, default=[1, 8, 32], help="such as 1,8,32")
     parser.add_argument("--pictures", type=int, default=3, help="of each client")
     parser.add_argument("--alone", type=int, default=12, help="pictures of one client alone")
+    parser.add_argument("--rounds", type=int, default=1, help="of all numbers of clients in turn")
     parser.add_argument("--steps", type=int, help="of each picture [the model's own]")
     parser.add_argument("--batch", type=int, default=8, help="of the server")
     parser.add_argument("--preview-every", type=int, default=0, help="nobody here asks for any")

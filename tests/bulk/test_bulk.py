@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -255,8 +256,11 @@ def test_a_row_of_several_pictures_is_refused() -> None:
 
 
 def test_lines_survive_their_file() -> None:
-    line = Line(3, "é", "a\nb", 2**60, "x.png", "0" * 64, 1.5, ("w",), None)
+    line = Line(3, "é", "a\nb", 2**60, "x.png", "0" * 64, 1.5, ("w",), None, ("f",))
     assert Line.from_json(line.to_json()) == line
+    older = json.loads(line.to_json())
+    del older["facts"]
+    assert Line.from_json(json.dumps(older)) == replace(line, facts=())
 
 
 def test_what_webdataset_holds_can_be_trained_on(source: Path, tmp_path: Path) -> None:

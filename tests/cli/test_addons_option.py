@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from addons_tiny import write_hypernetwork, write_lora, write_word
 from cli_tiny import SMALL, Cli, pixels
+from safelight.bulk.manifest import read_lines
 
 
 def same(one: str, other: str) -> bool:
@@ -34,6 +37,38 @@ def test_options_and_names_draw_the_same_and_replay(
     for folder in ("loras", "hypernetworks", "embeddings"):
         (place / f"{folder}-away").rename(place / folder)
     assert safelight("replay", "a.png", "-m", model).out == "identical\n"
+
+
+def test_a_full_match_is_told_once_and_warns_of_nothing_and_a_part_is_a_warning(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    write_lora(place / "loras" / "style.safetensors")
+    common = ("-m", model, *SMALL, "--count", "2")
+    ran = safelight("generate", "a <lora:style:1>", *common)
+    (line,) = ran.err.splitlines()
+    assert line.startswith("style: LoRA, matched ") and "(100 %)" in line
+    told = safelight("generate", "a <lora:style:1>", *common, "--json").json()
+    assert [(one["warnings"], one["facts"]) for one in told] == [([], [line])] * 2
+    state = load_file(place / "loras" / "style.safetensors")
+    save_file(
+        {**state, "lora_unet_odd.alpha": torch.tensor(1.0)}, place / "loras" / "odd.safetensors"
+    )
+    ran = safelight("generate", "a <lora:odd:1>", *common)
+    first, second = ran.err.splitlines()
+    assert first.startswith("warning: odd: LoRA, matched ") and "(100 %)" not in first
+    assert "1 tensor without a place" in second and "lora_unet_odd.alpha" in second
+
+
+def test_a_list_tells_a_full_match_once_and_its_manifest_in_each_row(
+    safelight: Cli, model: Path, place: Path
+) -> None:
+    file = write_lora(place / "style.safetensors")
+    (place / "list.txt").write_text("a cat\na bug\n")
+    ran = safelight("batch", "list.txt", "-m", model, *SMALL, "--lora", f"{file}:0.8")
+    (line,) = [one for one in ran.err.splitlines() if "matched" in one]
+    assert line.startswith("style: LoRA, matched ")
+    rows = list(read_lines(place / "run" / "manifest.jsonl"))
+    assert [(row.facts, row.warnings) for row in rows] == [((line,), ())] * 2
 
 
 def test_a_replay_finds_the_file_by_its_content_and_says_if_it_is_another(

@@ -202,6 +202,7 @@ def test_a_lora_named_in_a_prompt_is_one_of_the_shelf_and_never_a_path(
         with_it = await drawn(service, prompt="a cat <lora:style:1>", exact=True)
         without = await drawn(service, exact=True)
         assert with_it.state is State.DONE, with_it.failure
+        assert not with_it.warnings, "that all of it matched is no warning"
         pixels = []
         for job in (with_it, without):
             (kept,) = await service.results(job.id, LOCAL)

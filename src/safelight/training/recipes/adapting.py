@@ -25,7 +25,6 @@ from safelight.training.taught_layers import TaughtLayers, taking_part
 from safelight.version import __version__
 from safelight.writing import make_folder
 
-
 OTHERWISE = 'for Diffusers give --layout diffusers (layout = "diffusers" in [export])'
 IN_KOHYAS_NAMES: Mapping[str, str] = MappingProxyType(  # by kind: tried, see tests
     {
