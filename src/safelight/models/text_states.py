@@ -103,4 +103,7 @@ def texts_kept(networks: Sequence[object]) -> Iterator[None]:
         yield
     finally:
         for one, states in zip(own, before, strict=True):
-            one.text_states = states
+            if states is None:
+                del one.text_states  # that of the class, which is none, is seen again
+            else:
+                one.text_states = states

@@ -83,11 +83,13 @@ def painted(
 ) -> Pass:
     """The latents of pictures that differ in nothing but their seeds, from what `stage` holds."""
     models = [model] if aids.refiner is None else [model, aids.refiner]
+    # an engine makes its own of the whole network, and knows it by all that it holds
+    own: list[object] = [one.network.unet for one in models if one.network.runner is None]
     with (
         aids.outfit.on(model) as dressed,
         ends_joined(model, requests[0], aids),
         aids.attached(model.network.unet),
-        texts_kept([one.network.unet for one in models] + [*aids.networks.values()]),
+        texts_kept([*own, *aids.networks.values()]),
     ):
         drawing = plan(dressed.model, requests, sentinel, stage, aids, tally.savings)
         drawing = replace(drawing, denoise=dressed.turned(drawing.denoise))
