@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 
 from own_model import model_of, small_family, vision_of
 from safelight.checkpoints.evaluator_folder import write_evaluator
 from safelight.checkpoints.save import save
+from safelight.embedded.carried import FOLDER
 from safelight.models.evaluator import EvaluatorConfig, Labels
 from safelight.training.recipes.writing import write_clip
 from scenes_tiny import STYLES, THINGS
@@ -28,6 +30,24 @@ def script(name: str) -> ModuleType:
         sys.modules[full] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return sys.modules[full]
+
+
+def package(made: pytest.TempPathFactory) -> Path:
+    """A folder to stand in for the embedded model, with nothing beside the model yet."""
+    folder = made.mktemp("package") / FOLDER
+    save(model_of(small_family()), folder)
+    return folder
+
+
+def standing_in(folder: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let a folder be the embedded model, with no other files known; the working folder, empty."""
+    for name in ("SAFELIGHT_HOME", "SAFELIGHT_CACHE", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(parent / name))
+    monkeypatch.setattr("safelight.embedded.carried.shelf", lambda: folder)
+    place = parent / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place
 
 
 def write_results(folder: Path, *, seed: int = 0) -> Path:

@@ -48,6 +48,15 @@ class Visit:
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
+    def mask(self) -> Any:
+        """The canvas for a mask on the picture that was drawn last."""
+        self.page.get_by_label("Open picture 1").click()
+        self.page.get_by_role("button", name="Draw on it").click()
+        self.page.get_by_role("dialog").wait_for(state="detached")
+        canvas = self.page.get_by_label("Mask: paint")
+        canvas.wait_for()
+        return canvas
+
     def status(self) -> Any:
         return self.page.get_by_role("status").first
 

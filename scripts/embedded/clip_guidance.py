@@ -10,6 +10,7 @@ Each is asked which of all the things that the evaluator knows the picture shows
 kept in --out; a run that was stopped goes on, and one with other scales goes on as well.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from held_out import (
     figure,
     paired,
     pixels_of,
+    reported,
     seconds_of,
     shown_rows,
     weights_of,
@@ -37,14 +39,14 @@ from torch import Tensor
 
 from safelight.cli.evaluate_questions import SEEN, Asked
 from safelight.clip.pair import ClipPair
-from safelight.errors import RequestError, SafelightError
+from safelight.errors import RequestError
 from safelight.evaluation.report import Table, table_lines
 from safelight.measures.facts import Facts
 from safelight.tasks.request import Request
 from safelight.tasks.seeing import clip_of
 from safelight.tasks.supplies import Supplies
 from safelight.training.scenes.catalogue import HELDOUT_COMBO
-from safelight.writing import write_text, write_whole
+from safelight.writing import write_whole
 
 SPLITS = (SEEN, HELDOUT_COMBO, "heldout_background")
 REAL, PLAIN = "real pictures", "without"
@@ -207,38 +209,36 @@ def cost_of(items: Sequence[Asked], out: Path, ways: Sequence[Guided]) -> str:
     return f"Seconds a picture (median): {'; '.join(told)}."
 
 
+def measured(given: argparse.Namespace) -> str:
+    """Measure and draw what is asked for; the table."""
+    ways = [Guided(scale, given.gradient) for scale in given.scale]
+    wanted = {"steps": given.steps, "cfg_scale": given.cfg}
+    settings = {name: value for name, value in wanted.items() if value is not None}
+    desk = bench(given.cutouts, given.model)
+    items = items_of(desk, given.count, given.seed)
+    how = {"count": given.count, "seed": given.seed, **settings}
+    begin(given.out, {**how, **weights_of(desk.model)})
+    draw(desk.model, jobs_of(items, given.out, given.seed, settings, ways))
+    made = {
+        kind: [pixels_of(file_of(given.out, n, kind)) for n in range(len(items))]
+        for kind in (PLAIN, *(way.kind for way in ways))
+    }
+    pair = clip_of(Request(prompt=""), desk.model, Supplies(), "the other judge")
+    told = {
+        kind: verdict(desk, pair, items, pictures)
+        for kind, pictures in {REAL: desk.real(items), **made}.items()
+    }
+    write_whole(given.out / "sheet.png", shown_rows(items, made))
+    return "\n".join([*table_lines(table_of(told)), "", cost_of(items, given.out, ways)])
+
+
 def main() -> int:
     parser = arguments(__doc__, count=64, out="out/clip-guidance")
     parser.add_argument("--scale", type=float, nargs="+", default=[4.0], help="of the guidance [4]")
     parser.add_argument("--gradient", default="through", choices=("through", "estimate"))
     parser.add_argument("--cfg", type=float, help="guidance by the prompt itself [the model's]")
     given = parser.parse_args()
-    ways = [Guided(scale, given.gradient) for scale in given.scale]
-    wanted = {"steps": given.steps, "cfg_scale": given.cfg}
-    settings = {name: value for name, value in wanted.items() if value is not None}
-    try:
-        desk = bench(given.cutouts, given.model)
-        items = items_of(desk, given.count, given.seed)
-        how = {"count": given.count, "seed": given.seed, **settings}
-        begin(given.out, {**how, **weights_of(desk.model)})
-        draw(desk.model, jobs_of(items, given.out, given.seed, settings, ways))
-        made = {
-            kind: [pixels_of(file_of(given.out, n, kind)) for n in range(len(items))]
-            for kind in (PLAIN, *(way.kind for way in ways))
-        }
-        pair = clip_of(Request(prompt=""), desk.model, Supplies(), "the other judge")
-        told = {
-            kind: verdict(desk, pair, items, pictures)
-            for kind, pictures in {REAL: desk.real(items), **made}.items()
-        }
-        write_whole(given.out / "sheet.png", shown_rows(items, made))
-        text = "\n".join([*table_lines(table_of(told)), "", cost_of(items, given.out, ways)])
-        write_text(given.out / "table.md", text + "\n")
-    except SafelightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(text)
-    return 0
+    return reported(given.out, lambda: measured(given))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ alone, and the floor, real pictures of other captions. What was drawn is kept in
 was stopped goes on.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from held_out import (
     figure,
     paired,
     pixels_of,
+    reported,
     weights_of,
     with_error,
 )
@@ -35,14 +37,14 @@ from torch import Tensor
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.library import find_model
 from safelight.cli.evaluate_questions import Asked
-from safelight.errors import RequestError, SafelightError
+from safelight.errors import RequestError
 from safelight.evaluation.report import Table, table_lines
 from safelight.evaluation.sheets import sheet, to_bytes
 from safelight.model import Model
 from safelight.preprocessors.agreement import Agreement, agreement
 from safelight.preprocessors.maps import control_map
 from safelight.tasks.request import Request
-from safelight.writing import write_text, write_whole
+from safelight.writing import write_whole
 
 OPTIONS = {"low": 100, "high": 200}  # as the network learned
 PLAIN, CONTROLLED = "without the control", "with the control"
@@ -138,44 +140,42 @@ def shown_rows(rows: Mapping[str, Sequence[Pixels]], items: Sequence[Asked]) -> 
     return sheet(as_batch(pictures), columns=len(few), captions=captions, lines=3)
 
 
+def measured(given: argparse.Namespace) -> str:
+    """Measure and draw what is asked for; the table."""
+    settings = {"steps": given.steps} if given.steps is not None else {}
+    if given.count < 2:
+        raise RequestError(f"--count must be 2 or more; got {given.count}.")
+    path = find_model(given.control)
+    desk = bench(given.cutouts, given.model)
+    how = {"count": given.count, "seed": given.seed, "scale": given.scale, **settings}
+    begin(given.out, {**how, "control": _content(path), **weights_of(desk.model)})
+    items = desk.asked(HELD_OUT, given.count, seed=given.seed)
+    real = desk.real(items)
+    control = {"net": given.control, "scale": given.scale}
+    draw(desk.model, jobs_of(items, real, given.out, given.seed, settings, control))
+    numbers = range(len(items))
+    drawn = {
+        kind: [pixels_of(file_of(given.out, n, kind)) for n in numbers]
+        for kind in (PLAIN, CONTROLLED)
+    }
+    wanted = [lines_of(picture) for picture in real]
+    pictures = {**drawn, CODED: through_codec(desk.model, real), OTHERS: real[1:] + real[:1]}
+    found = {name: agreements(wanted, made) for name, made in pictures.items()}
+    rows = {"real": real, "lines": wanted, **drawn}
+    write_whole(given.out / "sheet.png", shown_rows(rows, items))
+    changes = [figure(file_of(given.out, n, CONTROLLED), "change by control") for n in numbers]
+    told = with_error(torch.tensor([change or 0.0 for change in changes]))
+    return "\n".join(
+        [*table_lines(table_of(found)), "", f"The control changed the prediction by {told}."]
+    )
+
+
 def main() -> int:
     parser = arguments(__doc__, count=96, out="out/edges")
     parser.add_argument("--control", required=True, help="the network's file or folder")
     parser.add_argument("--scale", type=float, default=1.0, help="of the control [1]")
     given = parser.parse_args()
-    settings = {"steps": given.steps} if given.steps is not None else {}
-    try:
-        if given.count < 2:
-            raise RequestError(f"--count must be 2 or more; got {given.count}.")
-        path = find_model(given.control)
-        desk = bench(given.cutouts, given.model)
-        how = {"count": given.count, "seed": given.seed, "scale": given.scale, **settings}
-        begin(given.out, {**how, "control": _content(path), **weights_of(desk.model)})
-        items = desk.asked(HELD_OUT, given.count, seed=given.seed)
-        real = desk.real(items)
-        control = {"net": given.control, "scale": given.scale}
-        draw(desk.model, jobs_of(items, real, given.out, given.seed, settings, control))
-        numbers = range(len(items))
-        drawn = {
-            kind: [pixels_of(file_of(given.out, n, kind)) for n in numbers]
-            for kind in (PLAIN, CONTROLLED)
-        }
-        wanted = [lines_of(picture) for picture in real]
-        pictures = {**drawn, CODED: through_codec(desk.model, real), OTHERS: real[1:] + real[:1]}
-        found = {name: agreements(wanted, made) for name, made in pictures.items()}
-        rows = {"real": real, "lines": wanted, **drawn}
-        write_whole(given.out / "sheet.png", shown_rows(rows, items))
-        changes = [figure(file_of(given.out, n, CONTROLLED), "change by control") for n in numbers]
-        told = with_error(torch.tensor([change or 0.0 for change in changes]))
-        text = "\n".join(
-            [*table_lines(table_of(found)), "", f"The control changed the prediction by {told}."]
-        )
-        write_text(given.out / "table.md", text + "\n")
-    except SafelightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(text)
-    return 0
+    return reported(given.out, lambda: measured(given))
 
 
 def _content(path: Path) -> str:

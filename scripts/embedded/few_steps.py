@@ -9,6 +9,7 @@ what it sees. What was drawn is kept in --out; a run that was stopped goes on, a
 LoRA goes on as well.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from held_out import (
     bench,
     draw,
     pixels_of,
+    reported,
     shown_rows,
     weights_of,
 )
@@ -32,13 +34,13 @@ from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.shelves import find_addon
 from safelight.cli.evaluate_questions import SEEN, Asked
 from safelight.diffusion.samplers import resolve_sampler
-from safelight.errors import FileError, RequestError, SafelightError
+from safelight.errors import FileError, RequestError
 from safelight.evaluation.composition import Answer, Composition, judged, score
 from safelight.evaluation.report import Table, table_lines
 from safelight.printable import shown
 from safelight.tasks.metadata.reader import read_settings
 from safelight.tasks.request import Request
-from safelight.writing import write_text, write_whole
+from safelight.writing import write_whole
 
 CHECKS = ("concept", "concept top 5", "style", "background", "count")
 REAL = "real pictures"
@@ -127,41 +129,39 @@ def table_of(told: Mapping[str, Composition], calls: Mapping[str, int], count: i
     return Table(f"{count} captions", columns, rows)
 
 
+def measured(given: argparse.Namespace) -> str:
+    """Measure and draw what is asked for; the table."""
+    if given.count < 1:
+        raise RequestError(f"--count must be 1 or more; got {given.count}.")
+    own = {} if given.steps is None else {"steps": given.steps}
+    lora = None if given.lora is None else find_addon("lora", given.lora)
+    desk = bench(given.cutouts, given.model)
+    how = {"count": given.count, "seed": given.seed, **own}
+    begin(given.out, {**how, **weights_of(desk.model)})
+    items = desk.asked([SEEN], given.count, seed=given.seed)
+    ways = ways_of(own, given.fewer, lora, given.lora_steps)
+    draw(desk.model, jobs_of(items, given.out, given.seed, ways))
+    files = {way.name: [file_of(given.out, n, way) for n in range(len(items))] for way in ways}
+    made = {name: [pixels_of(path) for path in paths] for name, paths in files.items()}
+    told = {
+        name: score(answers_of(desk, items, pictures))
+        for name, pictures in {REAL: desk.real(items), **made}.items()
+    }
+    calls = {name: calls_of(paths[0]) for name, paths in files.items()}
+    write_whole(given.out / "sheet.png", shown_rows(items, made))
+    lines = table_lines(table_of(told, calls, len(items)))
+    if lora is not None:
+        lines += ["", f"The LoRA has the SHA-256 {sha256(lora)}."]
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = arguments(__doc__, count=150, out="out/few-steps")
     parser.add_argument("--lora", help="its file, or its name")
     parser.add_argument("--lora-steps", type=int, nargs="+", default=[4], help="with it [4]")
     parser.add_argument("--fewer", type=int, nargs="*", default=[4, 8], help="without it [4 8]")
     given = parser.parse_args()
-    try:
-        if given.count < 1:
-            raise RequestError(f"--count must be 1 or more; got {given.count}.")
-        own = {} if given.steps is None else {"steps": given.steps}
-        lora = None if given.lora is None else find_addon("lora", given.lora)
-        desk = bench(given.cutouts, given.model)
-        how = {"count": given.count, "seed": given.seed, **own}
-        begin(given.out, {**how, **weights_of(desk.model)})
-        items = desk.asked([SEEN], given.count, seed=given.seed)
-        ways = ways_of(own, given.fewer, lora, given.lora_steps)
-        draw(desk.model, jobs_of(items, given.out, given.seed, ways))
-        files = {way.name: [file_of(given.out, n, way) for n in range(len(items))] for way in ways}
-        made = {name: [pixels_of(path) for path in paths] for name, paths in files.items()}
-        told = {
-            name: score(answers_of(desk, items, pictures))
-            for name, pictures in {REAL: desk.real(items), **made}.items()
-        }
-        calls = {name: calls_of(paths[0]) for name, paths in files.items()}
-        write_whole(given.out / "sheet.png", shown_rows(items, made))
-        lines = table_lines(table_of(told, calls, len(items)))
-        if lora is not None:
-            lines += ["", f"The LoRA has the SHA-256 {sha256(lora)}."]
-        text = "\n".join(lines)
-        write_text(given.out / "table.md", text + "\n")
-    except SafelightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(text)
-    return 0
+    return reported(given.out, lambda: measured(given))
 
 
 if __name__ == "__main__":

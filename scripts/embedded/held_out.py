@@ -6,7 +6,7 @@ Shapes: N pictures, S pixels of a side.
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from safelight.checkpoints.evaluator_folder import LoadedEvaluator, load_evaluat
 from safelight.checkpoints.folders import read_json
 from safelight.cli.evaluate_questions import SEEN, SPLITS, Asked, asked
 from safelight.cli.evaluate_scenes import cutouts_at, rendered
-from safelight.errors import FileError
+from safelight.errors import FileError, SafelightError
 from safelight.evaluation.sheets import sheet, to_bytes
 from safelight.model import Model
 from safelight.printable import shown
@@ -109,6 +109,21 @@ def begin(folder: Path, settings: dict[str, object]) -> None:
             f"{shown(folder)} holds pictures of other settings ({', '.join(names)}); "
             "give another --out, or remove it."
         )
+
+
+def reported(folder: Path, measure: Callable[[], str]) -> int:
+    """Write what is measured into a folder as table.md, and print it; or the error.
+
+    Returns the exit status.
+    """
+    try:
+        text = measure().strip("\n")
+        write_text(folder / "table.md", f"{text}\n")
+    except SafelightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(text)
+    return 0
 
 
 def weights_of(model: Model) -> dict[str, str]:

@@ -12,6 +12,7 @@ with colours from around it, so that no way sees what was there), and once over 
 in the evaluator's features. What was drawn is kept in --out; a run that was stopped goes on.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from held_out import (
     draw,
     paired,
     pixels_of,
+    reported,
     weights_of,
     with_error,
 )
@@ -39,7 +41,7 @@ from torch import Tensor
 
 from safelight.canvas.fill import bled
 from safelight.canvas.seam import seam
-from safelight.errors import RequestError, SafelightError
+from safelight.errors import RequestError
 from safelight.evaluation.exam import judge_space
 from safelight.evaluation.kernel import kernel_distance
 from safelight.evaluation.report import Cell, Table, table_lines
@@ -49,7 +51,7 @@ from safelight.tasks.generate import settled
 from safelight.tasks.request import Request
 from safelight.tasks.supplies import Supplies
 from safelight.tasks.work import finished, work_of
-from safelight.writing import write_text, write_whole
+from safelight.writing import write_whole
 
 REFERENCE = 2000  # other real pictures that distances are taken from
 SHOWN = 8  # cases on the sheet
@@ -238,28 +240,26 @@ def shown_cases(cases: Sequence[Case], made: Mapping[str, Sequence[Pixels]]) -> 
     return sheet(as_batch(pictures), columns=1 + len(made), captions=captions, lines=3)
 
 
+def measured(given: argparse.Namespace) -> str:
+    """Measure and draw what is asked for; the table."""
+    settings = {"steps": given.steps} if given.steps is not None else {}
+    if given.count < 4:
+        raise RequestError(f"--count must be 4 or more; got {given.count}.")
+    desk = bench(given.cutouts, given.model)
+    how = {"count": given.count, "seed": given.seed, **settings, **weights_of(desk.model)}
+    begin(given.out, how)
+    cases = cases_of(desk, given.count, given.seed)
+    draw(desk.model, jobs_of(cases, given.out, settings))
+    made = results(desk, cases, given.out)
+    found = tables(desk, cases, made, given.seed)
+    write_whole(given.out / "sheet.png", shown_cases(cases, made))
+    return "\n".join(line for table in found for line in ("", *table_lines(table)))
+
+
 def main() -> int:
     parser = arguments(__doc__, count=208, out="out/inpainting")
     given = parser.parse_args()
-    settings = {"steps": given.steps} if given.steps is not None else {}
-    try:
-        if given.count < 4:
-            raise RequestError(f"--count must be 4 or more; got {given.count}.")
-        desk = bench(given.cutouts, given.model)
-        how = {"count": given.count, "seed": given.seed, **settings, **weights_of(desk.model)}
-        begin(given.out, how)
-        cases = cases_of(desk, given.count, given.seed)
-        draw(desk.model, jobs_of(cases, given.out, settings))
-        made = results(desk, cases, given.out)
-        found = tables(desk, cases, made, given.seed)
-        write_whole(given.out / "sheet.png", shown_cases(cases, made))
-        text = "\n".join(line for table in found for line in ("", *table_lines(table)))
-        write_text(given.out / "table.md", text.lstrip() + "\n")
-    except SafelightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(text)
-    return 0
+    return reported(given.out, lambda: measured(given))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ way to them are decoded by both. PSNR is in dB, of pictures of 8 bits. The times
 in turns, medians; run it on a machine that does nothing else.
 """
 
+import argparse
 import statistics
 import sys
 import time
@@ -26,6 +27,7 @@ from held_out import (
     as_batch,
     begin,
     bench,
+    reported,
     weights_of,
     with_error,
 )
@@ -36,7 +38,7 @@ from torch import Tensor
 from safelight.checkpoints.hashes import sha256
 from safelight.checkpoints.library import find_model
 from safelight.cli.evaluate_questions import SEEN
-from safelight.errors import RequestError, SafelightError
+from safelight.errors import RequestError
 from safelight.evaluation.composition import Composition, score
 from safelight.evaluation.report import Table, table_lines
 from safelight.evaluation.sheets import sheet
@@ -47,7 +49,7 @@ from safelight.tasks.generate import generate
 from safelight.tasks.painting import Progress
 from safelight.tasks.picture import to_uint8
 from safelight.tasks.request import Request
-from safelight.writing import write_text, write_whole
+from safelight.writing import write_whole
 
 ROUNDS = 15  # of timing
 SHOWN = 6  # prompts on the sheet
@@ -192,37 +194,36 @@ def sheet_of(desk: Bench, tiny: Codec, ways: Sequence[Way]) -> bytes:
 
 
 @torch.no_grad()
+def measured(given: argparse.Namespace) -> str:
+    """Measure and draw what is asked for; the table."""
+    if given.count < 2 or given.judged < 0:
+        raise RequestError("--count must be 2 or more, --judged 0 or more.")
+    path = find_model(given.vae, what="autoencoder")
+    desk = bench(given.cutouts, given.model)
+    tiny = check_tiny(desk.model, path)
+    how = {"count": given.count, "seed": given.seed, "judged": given.judged}
+    begin(given.out, {**how, "tiny": sha256(path), **weights_of(desk.model)})
+    own = {} if given.steps is None else {"steps": given.steps}
+    ways = walked(desk, requests_of(PROMPTS, **own)[: given.count])
+    real = desk.real(desk.asked(HELD_OUT, given.count, seed=given.seed))
+    tables = [near_table(desk, tiny, real, ways), times_of(desk, tiny, ways[0].last)]
+    if given.judged:
+        tables.append(judged_table(desk, tiny, given.judged, given.seed, own))
+    write_whole(given.out / "sheet.png", sheet_of(desk, tiny, ways))
+    text = "\n".join(
+        line for table in tables for line in (f"{table.title}:", "", *table_lines(table), "")
+    )
+    text += f"\nThreads: {torch.get_num_threads()}. The decoder's file has the SHA-256 "
+    text += f"{sha256(path)}.\n"
+    return text
+
+
 def main() -> int:
     parser = arguments(__doc__, count=64, out="out/tiny-decoder")
     parser.add_argument("--vae", required=True, help="the tiny decoder's file, or its name")
     parser.add_argument("--judged", type=int, default=60, help="captions for the evaluator [60]")
     given = parser.parse_args()
-    try:
-        if given.count < 2 or given.judged < 0:
-            raise RequestError("--count must be 2 or more, --judged 0 or more.")
-        path = find_model(given.vae, what="autoencoder")
-        desk = bench(given.cutouts, given.model)
-        tiny = check_tiny(desk.model, path)
-        how = {"count": given.count, "seed": given.seed, "judged": given.judged}
-        begin(given.out, {**how, "tiny": sha256(path), **weights_of(desk.model)})
-        own = {} if given.steps is None else {"steps": given.steps}
-        ways = walked(desk, requests_of(PROMPTS, **own)[: given.count])
-        real = desk.real(desk.asked(HELD_OUT, given.count, seed=given.seed))
-        tables = [near_table(desk, tiny, real, ways), times_of(desk, tiny, ways[0].last)]
-        if given.judged:
-            tables.append(judged_table(desk, tiny, given.judged, given.seed, own))
-        write_whole(given.out / "sheet.png", sheet_of(desk, tiny, ways))
-        text = "\n".join(
-            line for table in tables for line in (f"{table.title}:", "", *table_lines(table), "")
-        )
-        text += f"\nThreads: {torch.get_num_threads()}. The decoder's file has the SHA-256 "
-        text += f"{sha256(path)}.\n"
-        write_text(given.out / "table.md", text)
-    except SafelightError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(text)
-    return 0
+    return reported(given.out, lambda: measured(given))
 
 
 if __name__ == "__main__":

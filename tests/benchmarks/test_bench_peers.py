@@ -1,6 +1,5 @@
 """Peers on a tiny model: they do the same work as ours, and are found out if they do not."""
 
-import importlib.util
 import shutil
 import sys
 from dataclasses import replace
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from safelight.benchmarks import bench as benching
 from safelight.benchmarks.bench import Asked, bench, checked, ground
 from safelight.benchmarks.compare import Comparison, compared
-from safelight.benchmarks.contenders import PEERS, Contender, contenders
+from safelight.benchmarks.contenders import Contender, contenders
 from safelight.benchmarks.report import Line
 from safelight.benchmarks.task import Task
 
@@ -78,10 +77,6 @@ def test_adapters_of_both_have_as_many_weights(
     assert not by(lines, "failed") and len(by(lines, "ratio")) == 1
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in PEERS["openvino"].needs),
-    reason="OpenVINO is not installed",
-)
 def test_openvino_does_the_same_work_as_ours(folder: Path) -> None:
     works = ("step", "decode", "encode", "picture", "start", "memory")
     lines = run(folder, works=works, against=("openvino",), size=(128, 128), rounds=1)
@@ -91,10 +86,6 @@ def test_openvino_does_the_same_work_as_ours(folder: Path) -> None:
     assert float(theirs["step"]["apart"]) <= 1e-3  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in PEERS["openvino-int8"].needs),
-    reason="OpenVINO or NNCF is not installed",
-)
 def test_openvino_in_eight_bits_does_the_same_work_as_ours(folder: Path) -> None:
     asked = {
         "against": ("openvino-int8",),

@@ -1,6 +1,5 @@
 """A peer that reports its use over the network is kept from it."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,10 +9,6 @@ from pathlib import Path
 import pytest
 
 PEER = files("safelight.benchmarks.peers").joinpath("openvino_peer.pyw")
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
-)
-
 
 LOADED = (
     "import sys\n"
@@ -40,7 +35,6 @@ def test_openvino_leaves_no_number_of_its_user_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="NNCF is not installed")
 def test_nncf_reports_to_nobody(tmp_path: Path) -> None:
     leaves_nothing(
         "import socket\n"

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from embedded_tiny import package, standing_in
 from models_tiny import randomised
 from own_model import model_of, small_family
 from safelight.checkpoints.control_about import FILE, making_of, write_making
@@ -63,8 +64,7 @@ def write_speed(path: Path, seed: int = 1) -> Path:
 
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("package") / FOLDER
-    save(model_of(small_family()), folder)
+    folder = package(tmp_path_factory)
     write_edges(folder / COMPANIONS[EDGES])
     write_speed(folder / COMPANIONS[SPEED])
     return folder
@@ -73,12 +73,7 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def carried(emoji: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package with both, and a folder to stand in with a photo."""
-    for name in ("SAFELIGHT_HOME", "SAFELIGHT_CACHE", "HF_HUB_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("safelight.embedded.carried.shelf", lambda: emoji)
-    place = tmp_path / "place"
-    place.mkdir()
-    monkeypatch.chdir(place)
+    standing_in(emoji, tmp_path, monkeypatch)
     values = np.zeros((64, 64, 3), np.uint8)
     values[16:48, 20:44] = (200, 40, 90)
     Image.fromarray(values).save("photo.png")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from embedded_tiny import script
+from embedded_tiny import package, script, standing_in
 from models_tiny import randomised
 from own_model import model_of, small_family
 from safelight.checkpoints.hashes import sha256
@@ -46,19 +46,14 @@ def write_tiny(path: Path, *, channels: int = 8, levels: int = 4, seed: int = 0)
 
 @pytest.fixture(scope="module")
 def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("package") / FOLDER
-    save(model_of(small_family()), folder)
+    folder = package(tmp_path_factory)
     write_tiny(folder / COMPANIONS[TINY])
     return folder
 
 
 @pytest.fixture
 def carried(emoji: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("SAFELIGHT_HOME", "SAFELIGHT_CACHE", "HF_HUB_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr("safelight.embedded.carried.shelf", lambda: emoji)
-    (tmp_path / "place").mkdir()
-    monkeypatch.chdir(tmp_path / "place")
+    standing_in(emoji, tmp_path, monkeypatch)
     return emoji
 
 

@@ -16,7 +16,12 @@ from cli_tiny import tiny_model
 from models_tiny import distance, random, randomised
 from safelight import families
 from safelight.condition import Condition
-from safelight.engines.openvino_import import installed
+from safelight.engines import openvino as engine
+from safelight.engines import openvino_runtime
+from safelight.engines.openvino import CodecRunner, UNetRunner, named
+from safelight.engines.openvino_graph import graph_of
+from safelight.engines.openvino_ops import phases
+from safelight.engines.openvino_shelf import KEPT, serves, signature_of
 from safelight.errors import RequestError
 from safelight.models.backbone import Backbone
 from safelight.models.deltas import LowRank
@@ -25,16 +30,6 @@ from safelight.models.runner import extras_asked
 from safelight.models.unet import Residuals, UNet, UNetConfig
 from safelight.models.unet_blocks import Told
 from unet_published import tiny
-
-if not installed():  # `importorskip` would import it, and so report it over the network
-    pytest.skip("OpenVINO is not installed", allow_module_level=True)
-
-from safelight.engines import openvino as engine
-from safelight.engines import openvino_runtime
-from safelight.engines.openvino import CodecRunner, UNetRunner, named
-from safelight.engines.openvino_graph import graph_of
-from safelight.engines.openvino_ops import phases
-from safelight.engines.openvino_shelf import KEPT, serves, signature_of
 
 pytestmark = pytest.mark.slow
 

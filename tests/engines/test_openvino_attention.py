@@ -8,18 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models_tiny import distance, random, randomised
-from safelight.engines.openvino_import import installed
-from safelight.models.unet import UNet, UNetConfig
-
-if not installed():  # `importorskip` would import it, and so report it over the network
-    pytest.skip("OpenVINO is not installed", allow_module_level=True)
-
 from safelight.engines.openvino_attention import AttentionRounding, SeenAttention
 from safelight.engines.openvino_eight import EightBits, Scales
 from safelight.engines.openvino_graph import graph_of
 from safelight.engines.openvino_runtime import compiled, missing
 from safelight.engines.openvino_scales_file import kept, remembered
 from safelight.engines.openvino_watching import Watching
+from safelight.models.unet import UNet, UNetConfig
 
 pytestmark = pytest.mark.slow
 needs_int8 = pytest.mark.skipif(

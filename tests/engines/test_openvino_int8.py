@@ -11,15 +11,6 @@ from torch.nn import functional as F
 
 from cli_tiny import tiny_model
 from models_tiny import distance, random, randomised
-from safelight.engines.openvino_import import installed
-from safelight.errors import RequestError
-from safelight.families import X4_UPSCALER
-from safelight.model import Model
-from safelight.models.unet import UNet, UNetConfig
-
-if not installed():  # `importorskip` would import it, and so report it over the network
-    pytest.skip("OpenVINO is not installed", allow_module_level=True)
-
 from safelight.engines import openvino, openvino_int8, private_note
 from safelight.engines import openvino_runtime as runtime
 from safelight.engines.openvino import UNetRunner
@@ -35,6 +26,10 @@ from safelight.engines.openvino_runtime import missing
 from safelight.engines.openvino_scales_file import kept, remembered
 from safelight.engines.openvino_watching import Layer, Seen, judged
 from safelight.engines.private_folder import digest
+from safelight.errors import RequestError
+from safelight.families import X4_UPSCALER
+from safelight.model import Model
+from safelight.models.unet import UNet, UNetConfig
 
 pytestmark = pytest.mark.slow
 

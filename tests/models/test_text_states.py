@@ -191,3 +191,20 @@ def test_halves_of_a_batch_find_their_own_texts(
 def test_what_keeps_no_texts_is_left_alone(unet: UNet) -> None:
     with texts_kept([nn.Linear(2, 2), object()]):
         assert unet.text_states is None
+
+
+class Odd(Tensor):
+    """Stands for weights in another form, such as bytes with a scale."""
+
+
+def test_weights_of_another_form_are_asked_each_time(
+    unet: UNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, layers = steps(unet, 2), keys_of(unet)
+    for layer in layers:
+        layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Odd), requires_grad=False)
+    counted = Counted(unet, monkeypatch)
+    with texts_kept([unet]):
+        made = steps(unet, 2)
+    assert counted.calls == 2 * len(layers)
+    torch.testing.assert_close([one.as_subclass(Tensor) for one in made], plain)

@@ -60,12 +60,7 @@ def test_a_job_is_cancelled_by_its_button(browser: Any, tmp_path: Path) -> None:
 def test_a_mask_is_painted_and_a_border_grown(visit: Visit) -> None:
     page = visit.page
     visit.draw("a pear")
-    page.get_by_label("Open picture 1").click()
-    page.get_by_role("button", name="Draw on it").click()
-    page.get_by_role("dialog").wait_for(state="detached")
-    canvas = page.get_by_label("Mask: paint")
-    canvas.wait_for()
-    box = canvas.bounding_box()
+    box = visit.mask().bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=5)
@@ -107,7 +102,14 @@ def test_two_pictures_are_compared_and_found_by_words(visit: Visit) -> None:
     for prompt in ("a pear", "an apple"):
         page.get_by_label(f"Choose to compare: {prompt}").check()
     page.get_by_role("button", name="Compare two").click()
-    page.get_by_role("slider").wait_for()
+    slider = page.get_by_role("slider")
+    slider.wait_for()
+    page.wait_for_timeout(300)  # the dialog has moved to its place
+    box = slider.bounding_box()
+    assert 0 < box["y"] < 900 - box["height"], "it lies in sight, below both pictures"
+    picture = page.get_by_alt_text("Right: ").bounding_box()
+    page.mouse.click(picture["x"] + 0.8 * picture["width"], picture["y"] + 30)
+    assert int(slider.get_attribute("aria-valuenow")) == 80
     page.keyboard.press("Escape")
     page.get_by_label("Search").fill("pear")
     page.get_by_label("Open: an apple").wait_for(state="detached")

@@ -69,12 +69,7 @@ def test_from_a_prompt_to_a_lesson(browser: Any, models: Path, tmp_path: Path) -
         submit(visit, "Draw")
         assert np.array_equal(newest(page, visit.address), first)
 
-        page.get_by_label("Open picture 1").click()
-        page.get_by_role("button", name="Draw on it").click()
-        page.get_by_role("dialog").wait_for(state="detached")
-        canvas = page.get_by_label("Mask: paint")
-        canvas.wait_for()
-        box = canvas.bounding_box()
+        box = visit.mask().bounding_box()
         for part in range(1, 7):  # the left half
             x = box["x"] + box["width"] * 0.07 * part
             page.mouse.move(x, box["y"] + 2)

@@ -257,23 +257,3 @@ def test_a_picture_is_drawn_and_opened_by_keys_alone(visit: Visit) -> None:
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="detached")
     visit.clean()
-
-
-def test_both_pictures_and_the_slider_of_a_comparison_are_in_sight(visit: Visit) -> None:
-    page = visit.page
-    for prompt in ("a pear", "an apple"):
-        visit.draw(prompt)
-        visit.status().get_by_text("Drawn").wait_for()
-    visit.tab("Gallery")
-    for prompt in ("a pear", "an apple"):
-        page.get_by_label(f"Choose to compare: {prompt}").check()
-    page.get_by_role("button", name="Compare two").click()
-    slider = page.get_by_role("slider")
-    slider.wait_for()
-    page.wait_for_timeout(300)
-    box = slider.bounding_box()
-    assert 0 < box["y"] < 900 - box["height"]
-    picture = page.get_by_alt_text("Right: ").bounding_box()
-    page.mouse.click(picture["x"] + 0.8 * picture["width"], picture["y"] + 30)
-    assert int(slider.get_attribute("aria-valuenow")) == 80
-    visit.clean()

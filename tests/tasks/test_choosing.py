@@ -69,7 +69,6 @@ def test_adapters_that_move_are_told_from_those_that_stay() -> None:
 
 @pytest.mark.slow
 def test_what_is_chosen_draws_and_stands_in_the_recipe(place: Path) -> None:
-    pytest.importorskip("openvino")
     save(tiny_model(), place / "m")
     models, request = Models(), asked(model="m")
     measured_before(tiny_model(), request, {"openvino": 1.0})
@@ -94,7 +93,6 @@ def test_what_is_chosen_draws_and_stands_in_the_recipe(place: Path) -> None:
 
 @pytest.mark.slow
 def test_an_engine_with_weights_of_its_own_is_not_chosen_for_what_moves() -> None:
-    pytest.importorskip("openvino")
     model, moving = tiny_model(), asked(loras=[{"file": "b.safetensors", "end": 0.5}])
     staying = asked(loras=[{"file": "b.safetensors"}])
     measured_before(model, staying, {"openvino": 1.0, "eager": 2.0})

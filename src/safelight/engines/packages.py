@@ -170,6 +170,7 @@ def _compiled(
     export = _Export(network, method, call.skeleton)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch's own making
+        # not strict: as `traces.traced` exports, of a network that is in memory, with no file read
         program = torch.export.export(export, tensors, strict=False)
         dtype = next(network.parameters()).dtype
         by_blocks(program)

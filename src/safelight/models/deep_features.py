@@ -70,17 +70,9 @@ def with_deep(
     most = most_blocks(unet)
     assert 1 <= blocks <= most, (blocks, most)
     added = residuals or Residuals()
-    told = Told(
-        F.silu(unet.embedding(x, time, vector, level, guidance_scale)),
-        context,
-        images,
-        checkpointing,
-        observer,
-        references,
-        added.nudges,
-        merging,
-        unet.kept_of(context),
-    )
+    embedding = F.silu(unet.embedding(x, time, vector, level, guidance_scale))
+    told = Told(embedding, context, images, checkpointing, observer, references)
+    told = unet.also_told(told, added, merging)
     x, last = unet.conv_in(x), len(unet.up_blocks) - 1
     if deep is None:
         x, skips = unet.down(x, told, identity_attention, added.inner)

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from safelight.models.layers import Linear
 
@@ -44,7 +44,8 @@ class KeptText:
     def through(self, layer: Linear, source: Tensor) -> Tensor:
         """The layer's output for this text: (B, L, D) -> (B, L, C). `source` is the text."""
         weight = layer.weight
-        if layer.deltas or layer.changes or type(layer) is not Linear or weight.is_inference():
+        plain = type(layer) is Linear and type(weight) is nn.Parameter
+        if not plain or layer.deltas or layer.changes or weight.is_inference():
             return layer(source)
         state = (weight.data_ptr(), weight._version, weight.dtype)
         made = self._made.get(layer)

@@ -266,17 +266,8 @@ class UNet(UNetEncoder):
         """
         embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
         added = residuals or Residuals()
-        told = Told(
-            embedding,
-            context,
-            images,
-            checkpointing,
-            observer,
-            references,
-            added.nudges,
-            merging,
-            self.kept_of(context),
-        )
+        told = Told(embedding, context, images, checkpointing, observer, references)
+        told = self.also_told(told, added, merging)
         x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         if self.mid_block is not None:
             chosen = chosen_in(identity_attention, "mid_block", self.mid_block)
@@ -310,21 +301,17 @@ class UNet(UNetEncoder):
         assert self.mid_block is not None, "a network without a middle has no map to give"
         embedding = F.silu(self.embedding(x, time, vector, level, guidance_scale))
         added = residuals or Residuals()
-        told = Told(
-            embedding,
-            context,
-            images,
-            checkpointing,
-            observer,
-            references,
-            added.nudges,
-            merging,
-            self.kept_of(context),
-        )
+        told = Told(embedding, context, images, checkpointing, observer, references)
+        told = self.also_told(told, added, merging)
         x, skips = self.down(self.conv_in(x), told, identity_attention, added.inner)
         assert not chosen_in(identity_attention, "mid_block", self.mid_block)
         x, weights = self.mid_block.with_map(x, told)
         return self._up(x, skips, told, added, identity_attention, freeu), weights
+
+    def also_told(self, told: Told, added: Residuals, merging: Merging | None) -> Told:
+        """What blocks are told, with what controls say, and what is kept of the text."""
+        texts = self.kept_of(told.context)
+        return told._replace(nudges=added.nudges, merging=merging, texts=texts)
 
     def _up(
         self,
