@@ -129,6 +129,21 @@ def test_a_call_that_is_told_more_is_left_whole(unet: UNet, told: dict[str, obje
         assert not lanes.serve(unet, given(8)[0], told)
 
 
+class Odd(Tensor):
+    """Stands for weights in another form, such as bytes with a scale."""
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_weights_in_another_form_are_not_widened_twice(unet: UNet) -> None:
+    layer = unet.conv_in
+    weight = layer.weight.detach()
+    with torch.no_grad():
+        layer.weight = nn.Parameter(weight.as_subclass(Odd), requires_grad=False)
+        assert not lanes.serve(unet, given(8)[0], {})
+        layer.weight = nn.Parameter(weight)
+        assert lanes.serve(unet, given(8)[0], {})
+
+
 def _hook(unet: UNet) -> Callable[[], None]:
     return unet.conv_in.register_forward_hook(lambda *_: None).remove
 

@@ -174,8 +174,7 @@ def contenders(
 ) -> list[Contender]:
     """Those that can be timed at a work in a precision, ours first.
 
-    offloads, presets: each
-    engine's in turn, where it draws whole pictures.
+    offloads, presets: each engine's in turn, where it draws whole pictures.
     """
     ways = offloads if work in PICTURES else (AUTO,)
     recipes = presets if work in PRESET else (FULL,)

@@ -11,7 +11,7 @@ model's U-Net in float32 0.91 with 8 rows (four pictures with guidance), 0.91 to
 The numbers are those of a batch of half the size. Shapes: B rows, h w height and width of the map.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from threading import Barrier, Lock
@@ -31,7 +31,8 @@ def serve(network: nn.Module, x: Tensor, told: Mapping[str, object]) -> bool:
     """Whether a call of the network goes through lanes: x (B, ...) in the type it works in.
 
     The call must be plain: nothing told besides rows, nobody who looks at the layers while they
-    work (hooks, a compiler, a recorder of gradients), on a processor with threads for all lanes.
+    work (hooks, a compiler, a recorder of gradients), weights as they are, on a processor with
+    threads for all lanes.
     """
     return (
         x.device.type == "cpu"
@@ -42,7 +43,7 @@ def serve(network: nn.Module, x: Tensor, told: Mapping[str, object]) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._is_tracing()
         and not any(isinstance(one, Tensor) or one for one in told.values())
-        and not _hooked(network.modules())
+        and all(map(_lets, network.modules()))
     )
 
 
@@ -78,8 +79,14 @@ def _rows(x: Tensor | None, count: int, start: int, end: int) -> Tensor | None:
     return x[start:end] if x is not None and x.ndim and len(x) == count else x
 
 
-def _hooked(modules: Iterable[nn.Module]) -> bool:
-    return any(one._forward_hooks or one._forward_pre_hooks for one in modules)
+def _lets(module: nn.Module) -> bool:
+    """Whether two may call a module at once, at no more than twice what one of them needs.
+
+    Weights in another form are widened for each call anew.
+    """
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    return all(one is None or type(one) is nn.Parameter for one in module._parameters.values())
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
