@@ -215,14 +215,18 @@ def half_leaving(server: Server, args: argparse.Namespace) -> tuple[list[Phase],
     """Every second client hangs up, sooner or later: while it waits, or while it is drawn."""
     plans = plans_of(args.leaving, args.pictures, args.steps)
     staying = plans[::2]
+    began = time.perf_counter()
     alone = references(server, [asked for plan in staying for asked in plan])
+    each = (time.perf_counter() - began) / len(alone)
     width, height = size_of(next(iter(alone.values())))
 
     def draw(server: Server, asked: Asked) -> bytes | None:
         if asked in alone:
             return ordinary(server, asked)
         # the ways of A1111 would be 512 x 512
-        left_early(server, asked.body(width=width, height=height), 0.1 + 0.3 * (asked.seed % 8))
+        # nobody stays as long as a picture takes alone
+        patience = each * (0.2 + 0.2 * (asked.seed % 4))
+        left_early(server, asked.body(width=width, height=height), patience)
         return None
 
     phase = measured(server, plans, alone, draw)

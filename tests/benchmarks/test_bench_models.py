@@ -18,6 +18,7 @@ from safelight.benchmarks.inputs import inputs, write_inputs
 from safelight.benchmarks.machine import available_memory, default_threads, facts
 from safelight.benchmarks.ours import command, overhead, request
 from safelight.benchmarks.peers.profiling import (
+    by_kind,
     computes,
     kernels,
     kind_of,
@@ -172,6 +173,28 @@ def test_products_of_eight_bits_are_right(monkeypatch: pytest.MonkeyPatch) -> No
 def test_overlapping_kernels_count_once() -> None:
     assert union([(0, 2), (1, 3), (5, 6), (5.5, 5.7)]) == pytest.approx(4)
     assert union([]) == 0
+
+
+def test_kinds_share_the_time_of_threads_that_work_beside_each_other() -> None:
+    found = [("aten::addmm", (0.0, 3.0)), ("aten::convolution_overrideable", (0.0, 1.0))]
+    told = by_kind(found, union(span for _, span in found))
+    assert told == pytest.approx({"linear": 2.25, "convolution": 0.75})
+    assert by_kind([], 0.0) == {}
+
+
+def test_a_step_is_no_shorter_than_its_kernels() -> None:
+    """The calls that say how long kernels take may be disturbed, and the others not."""
+    x, late = torch.randn(64, 64), iter([0, 0, 40, 40])
+
+    def call() -> object:
+        for _ in range(next(late)):
+            x @ x
+        return x @ x
+
+    found = profiled(Work(call), {"calls": 2})
+    assert found["wall_seconds"] == found["kernel_seconds"]
+    assert found["overhead_share"] == found["overhead_seconds"] == 0
+    assert sum(found["kinds"].values()) == pytest.approx(found["wall_seconds"])
 
 
 @pytest.mark.parametrize(

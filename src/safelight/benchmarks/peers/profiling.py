@@ -71,9 +71,10 @@ def profiled(work: Any, asked: Json) -> Json:
             for event in kernels(profiler.events())
         ]
         inside.append(union(span for _, span in found))
-        kinds.append(by_kind(found))
+        kinds.append(by_kind(found, inside[-1]))
         counts.append(len(found))
-    wall, kernel = min(walls), min(inside)
+    kernel = min(inside)
+    wall = max(min(walls), kernel)  # no call is shorter than its kernels, however disturbed these
     chosen = inside.index(kernel)
     return {
         "wall_seconds": wall,
@@ -115,13 +116,17 @@ def kind_of(name: str) -> str:
     return next((kind for kind, parts in KINDS if any(part in name for part in parts)), OTHER)
 
 
-def by_kind(found: Sequence[tuple[str, Span]]) -> dict[str, float]:
-    """Seconds of each kind."""
+def by_kind(found: Sequence[tuple[str, Span]], seconds: float) -> dict[str, float]:
+    """Each kind's part of the seconds in which any kernel ran.
+
+    Threads that work beside each other share them: a kind has the part that it has of all threads'.
+    """
     sums: dict[str, float] = {}
     for name, (start, end) in found:
         kind = kind_of(name)
         sums[kind] = sums.get(kind, 0.0) + end - start
-    return sums
+    total = sum(sums.values())
+    return {kind: seconds * one / total for kind, one in sums.items() if total > 0}
 
 
 def union(spans: Iterable[Span]) -> float:
