@@ -13,6 +13,7 @@ from safelight.diffusion.samplers import resolve_sampler_and_schedule
 from safelight.errors import RequestError
 from safelight.printable import shown
 from safelight.server.a1111.controls import controls_of
+from safelight.server.a1111.pasted import pasted
 from safelight.server.refusals import NotAllowed, Unknown
 from safelight.upscalers.pixels import RESAMPLERS
 
@@ -31,7 +32,6 @@ WITHOUT_MEANING: Mapping[str, tuple[object, ...]] = {
     "firstphase_height": (None, 0),
     "hr_checkpoint_name": (None, "", "Use same checkpoint"),
     "initial_noise_multiplier": (None, 0, 1, 1.0),
-    "infotext": (None, ""),
     "disable_extra_networks": (None, False),
     "distilled_cfg_scale": (None, 3.5),
 }
@@ -57,10 +57,11 @@ class Drawing:
 
 def text_to_image(given: Values) -> Drawing:
     """What txt2img asks for. Raises NotAllowed, Unknown or RequestError."""
-    settings, notes = _common(given)
+    told = pasted(given, on_picture=False)
+    settings, notes = _common(told.given, told.settings)
     if given.get("enable_hr"):
         settings["hires"] = _second_pass(given)
-    return _with_scripts(given, settings, {}, notes)
+    return _with_scripts(given, settings, {}, [*notes, *told.notes])
 
 
 def image_to_image(given: Values) -> Drawing:
@@ -68,7 +69,10 @@ def image_to_image(given: Values) -> Drawing:
     images = given.get("init_images")
     if not isinstance(images, list) or not images or not isinstance(images[0], str):
         raise Unknown("Init image not found")
-    settings, notes = _common(given)
+    told = pasted(given, on_picture=True)
+    given = told.given
+    settings, notes = _common(given, told.settings)
+    notes += told.notes
     if len(images) > 1:
         notes.append("init_images: only the first picture is drawn on.")
     source: dict[str, object] = {
@@ -88,7 +92,8 @@ def image_to_image(given: Values) -> Drawing:
     return _with_scripts(given, settings, pictures, notes)
 
 
-def _common(given: Values) -> tuple[dict[str, object], list[str]]:
+def _common(given: Values, told: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """The settings that both calls have, and notes. told: settings of less weight."""
     notes = [
         f"{name} does nothing here."
         for name, idle in WITHOUT_MEANING.items()
@@ -117,7 +122,7 @@ def _common(given: Values) -> tuple[dict[str, object], list[str]]:
         settings["resize_from"] = [wide, high]
     if given.get("tiling"):
         settings["seamless"] = "both"
-    settings |= _sampling(given)
+    settings = {**told, **settings, **_sampling(given, told)}
     refiner = given.get("refiner_checkpoint")
     if isinstance(refiner, str) and refiner.lower() not in SAME:
         switch = given.get("refiner_switch_at")
@@ -154,8 +159,11 @@ def overridden(options: Values) -> tuple[dict[str, object], list[str]]:
     return settings, [f"override_settings: {', '.join(idle[:NAMED])}{more} do nothing here."]
 
 
-def _sampling(given: Values) -> dict[str, object]:
-    """Sampler and schedule, and those options of A1111's that the sampler has."""
+def _sampling(given: Values, told: Mapping[str, object]) -> dict[str, object]:
+    """Sampler and schedule, and those options of A1111's that the sampler has.
+
+    told: other settings, whose options stay where these are not given.
+    """
     asked = given.get("sampler_name") or given.get("sampler_index") or "Euler"
     try:
         info, carried = resolve_sampler_and_schedule(str(asked))
@@ -173,6 +181,9 @@ def _sampling(given: Values) -> dict[str, object]:
         for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")
         if given.get(name) is not None and name in known
     }
+    others = told.get("sampler_options")
+    if isinstance(others, Mapping):
+        options = {**others, **options}
     if options:
         settings["sampler_options"] = options
     return settings
