@@ -56,7 +56,8 @@ def pasted(given: Mapping[str, Any], *, on_picture: bool) -> Pasted:
     added: dict[str, object] = {}
     if on_picture:
         strengths = {k: v for k, v in parts.fields.items() if k.strip().casefold() == STRENGTH}
-        added |= {"denoising_strength": _number(value) for value in strengths.values()}
+        for value in strengths.values():
+            added["denoising_strength"] = _number(value)
         others = {k: v for k, v in parts.fields.items() if k not in strengths}
         parts = replace(parts, fields=others)
     reading = read_fields(parts)
