@@ -6,7 +6,8 @@ before the next. Two halves that go through the network beside each other wait o
 Measured on two Zen 5 cores, time in halves over time as one (`scripts/lanes.py`): the embedded
 model's U-Net in float32 0.91 with 8 rows (four pictures with guidance), 0.91 to 1.02 with 16, but
 1.17 with 4; SD 1.5 in bfloat16, with 2 rows 0.95 on latents of 40 x 40, 0.91 on 64 x 64 and 0.82 on
-96 x 96, but 1.06 on 32 x 32; in float32 with 2 rows 1.04.
+96 x 96, but 1.06 on 32 x 32; in float32 with 2 rows 1.04. On two Zen 4 cores the embedded model's
+0.94 with 8 rows, 0.96 with 16 and 32, 1.09 with 2 and 4.
 
 The numbers are those of a batch of half the size. Shapes: B rows, h w height and width of the map.
 """
