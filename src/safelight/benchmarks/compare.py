@@ -134,10 +134,12 @@ def _checked(
         if player is reference or output is None or wanted is None:
             yield player, None
             continue
+        allowed = max(TOLERANCE[p.contender.arithmetic] for p in (player, reference))
         if work in PICTURES:
             away = pictures_apart(output, wanted)
+            if not away.same and _rounds(player, reference):
+                away = _calls_apart(player, reference, allowed) or away
         else:
-            allowed = max(TOLERANCE[p.contender.arithmetic] for p in (player, reference))
             away = apart(output, wanted, allowed)
         if away.same:
             yield player, away
@@ -146,6 +148,19 @@ def _checked(
                 f"other work: its output is {away.typical:.3g} deviations from that of "
                 f"{reference.contender.name}, and rounding allows {away.allowed:g}"
             )
+
+
+def _rounds(player: Player, reference: Player) -> bool:
+    """Whether one of two computes in eight bits and draws with a preset: a drawing of random
+    weights makes another picture of that, so a call of the network has to show the work."""
+    both = (player.contender, reference.contender)
+    return any(one.arithmetic == "int8" and one.recipe for one in both)
+
+
+def _calls_apart(player: Player, reference: Player, allowed: float) -> Apart | None:
+    """How far two are apart in a call of the network; None where a turn has no call."""
+    output, wanted = player.called(), reference.called()
+    return None if output is None or wanted is None else apart(output, wanted, allowed)
 
 
 def drifted(players: Sequence[Player]) -> Mapping[str, Drift]:

@@ -41,7 +41,8 @@ class Player:
     """A contender that is ready.
 
     turn: measures once. output: what it made to be checked by, if it can tell. calls: of a turn.
-    drawn: the picture (B, H, W, 3) of a whole turn, of works that a preset changes.
+    drawn: the picture (B, H, W, 3) of a whole turn, of works that a preset changes. called: what a
+    call of the network makes of the inputs that all share, where a turn is a process of its own.
     """
 
     contender: Contender
@@ -50,6 +51,7 @@ class Player:
     facts: Facts
     calls: int = 1
     drawn: Callable[[], Array | None] = lambda: None
+    called: Callable[[], Array | None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,11 @@ def fresh(contender: Contender, task: Task, python: str, scratch: Path) -> Itera
         drawn[:] = [picture]
         return seconds, {}
 
+    def called() -> Array:
+        with Process(contender.name, contender.command(python), task.threads) as process:
+            process.ask("prepare", task=replace(task, work="step").line())
+            return _output(process, scratch)
+
     acts: Mapping[str, Callable[[], tuple[float, Facts]]] = {
         "load": lambda: _loaded(contender, task, python),
         "memory": lambda: _most_memory(contender, task, python),
@@ -146,6 +153,7 @@ def fresh(contender: Contender, task: Task, python: str, scratch: Path) -> Itera
         lambda: outputs[0] if outputs else None,
         facts,
         drawn=lambda: drawn[0] if drawn else None,
+        called=called,
     )
 
 
