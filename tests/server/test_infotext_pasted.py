@@ -65,6 +65,19 @@ def test_a_second_pass_is_of_text_to_image_alone() -> None:
     assert on_picture["source"] == {"picture": "source", "strength": 0.4, "resize": "just"}
 
 
+def test_fields_of_the_second_pass_win_one_by_one() -> None:
+    own = "Hires CFG Scale: 3"
+    sent = {"infotext": f"{HIRES}, {own}", "enable_hr": True, "hr_second_pass_steps": 5}
+    hires = text_to_image(sent).settings["hires"]
+    expected = {"upscaler": "Latent", "scale": 2.0, "steps": 5, "strength": 0.4, "cfg_scale": 3.0}
+    assert hires == expected
+    resized = f"{HIRES}, Hires resize: 128x192"
+    hires = text_to_image({"infotext": resized}).settings["hires"]
+    assert isinstance(hires, dict) and list(hires["size"]) == [128, 192] and "scale" not in hires
+    hires = text_to_image({"infotext": resized, "hr_scale": 3}).settings["hires"]
+    assert isinstance(hires, dict) and hires["scale"] == 3 and "size" not in hires
+
+
 def test_what_of_a_text_is_not_read_is_told() -> None:
     notes = text_to_image({"infotext": f"{TEXT}, Face restoration: CodeFormer"}).notes
     assert any(note.startswith("infotext: ") and "Face restoration" in note for note in notes)

@@ -58,9 +58,12 @@ class Drawing:
 def text_to_image(given: Values) -> Drawing:
     """What txt2img asks for. Raises NotAllowed, Unknown or RequestError."""
     told = pasted(given, on_picture=False)
-    settings, notes = _common(told.given, told.settings)
+    given = told.given
+    settings, notes = _common(given, told.settings)
+    others = settings.pop("hires", {})
+    assert isinstance(others, dict)
     if given.get("enable_hr"):
-        settings["hires"] = _second_pass(given)
+        settings["hires"] = others | _second_pass(given)
     return _with_scripts(given, settings, {}, [*notes, *told.notes])
 
 

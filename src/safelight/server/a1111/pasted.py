@@ -27,6 +27,17 @@ SAME_FIELDS = {
     "sampler": "sampler_name",
     "schedule": "scheduler",
 }
+# The same of the second pass
+HIRES_FIELDS = {
+    "scale": "hr_scale",
+    "steps": "hr_second_pass_steps",
+    "upscaler": "hr_upscaler",
+    "strength": "denoising_strength",
+    "prompt": "hr_prompt",
+    "negative_prompt": "hr_negative_prompt",
+    "sampler": "hr_sampler_name",
+    "schedule": "hr_scheduler",
+}
 STRENGTH = "denoising strength"
 
 
@@ -34,8 +45,9 @@ STRENGTH = "denoising strength"
 class Pasted:
     """A request after its text was read.
 
-    given: A1111's fields, those of the text added. settings: ours that A1111 has no field for; the
-        request's own win over them. notes: what of the text was not read.
+    given: A1111's fields, those of the text added. settings: ours that A1111 has no field for, of
+        the second pass under "hires"; the request's own win over them. notes: what of the text
+        was not read.
     """
 
     given: Mapping[str, Any]
@@ -75,14 +87,24 @@ def pasted(given: Mapping[str, Any], *, on_picture: bool) -> Pasted:
             found.pop(name, None)
     if "scheduler" in sent:
         found.pop("schedule_options", None)
-    if on_picture or "enable_hr" in sent:
-        found.pop("hires", None)
+    hires = found.pop("hires", None)
+    if hires is not None and not on_picture:
+        added |= {"enable_hr": True, **_moved(hires, HIRES_FIELDS)}
+        size = hires.pop("size", None)
+        if size is not None and "hr_scale" not in sent:
+            added["hr_resize_x"], added["hr_resize_y"] = size
+        found["hires"] = hires
     if "tiling" in sent:
         found.pop("seamless", None)
-    added |= {theirs: found.pop(ours) for ours, theirs in SAME_FIELDS.items() if ours in found}
+    added |= _moved(found, SAME_FIELDS)
     if "resize_from" in found:
         added["seed_resize_from_w"], added["seed_resize_from_h"] = found.pop("resize_from")
     return Pasted(added | sent, found, tuple(f"infotext: {note}" for note in notes))
+
+
+def _moved(settings: dict[str, object], fields: Mapping[str, str]) -> dict[str, object]:
+    """Settings under A1111's names, taken out of ours."""
+    return {theirs: settings.pop(ours) for ours, theirs in fields.items() if ours in settings}
 
 
 def _number(value: str) -> float:
